@@ -1,0 +1,62 @@
+"""Preprocessing that ships inside the graph: plain data, read by torch in training and by onnx at export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ImageFront:
+    """Decoded pixels → `x: float32 (batch, channels, *size)`; resize as in findings: antialias, half-pixel.
+
+    `raw` is the shape of one example as stored: layout "hwc", "chw" or "hw"; None stands for a side that varies.
+    The value is `(pixel - mean[c]) / std[c]`, mean and std in the units of the raw pixels.
+    """
+
+    dtype: str  # "uint8" or "float32"
+    layout: str
+    raw: tuple[int | None, ...]
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TableFront:
+    """`numbers: float32 (batch, n)` with NaN for missing and `categories: int64 (batch, m)` → `x: float32 (batch, f)`.
+
+    x = standardised numbers (missing → 0), then a 0/1 flag per column of `flagged`, then a one-hot per category
+    column (code outside 0..size-1 → all zeros). An input with no columns is left out of the graph.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flagged: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SeriesFront:
+    """`series: float32 (batch, channels, time)` (+ `length: int64 (batch,)` where `masked`) → `x`, same shape.
+
+    x = (series - mean[c]) / std[c]; where masked, positions at or after `length` are 0 and a second output
+    `mask: float32 (batch, 1, time)` says which positions count.
+    """
+
+    channels: int
+    time: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    masked: bool
+
+
+@dataclass(frozen=True)
+class PlainFront:
+    """Several named float32 inputs handed on as they are: `shapes[name]` without the batch."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+Front = ImageFront | TableFront | SeriesFront | PlainFront

@@ -1,0 +1,148 @@
+"""The nouns that flow through `family`. Frozen, and without behaviour beyond small derived values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from export import Front, Signature
+from reports import Score
+
+Kind = Literal["classification", "multilabel", "regression"]
+Split = Literal["train", "transfer", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One dimension of a search: `low`..`high` (by `step`, or even in log), or `choices`."""
+
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class StudentSpace:
+    """What can be built: dimensions as data, and `build(params, signature)`.
+
+    The module's `forward` takes the signature's inputs in order (float32) and gives (batch, outputs).
+    """
+
+    name: str
+    dims: Mapping[str, Dim]
+    build: Callable[[Mapping[str, Any], Signature], nn.Module]
+    precisions: tuple[str, ...] = ("fp32", "int8")
+
+
+class Task(Protocol):
+    """Data as a student, a control and a teacher meet it. Splits: train, transfer (unlabelled), val, test."""
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...] | None
+    score: Score
+    signature: Signature  # of the file that ships: raw inputs → (batch, outputs)
+    body: Signature  # of a student module: what the front gives
+    front: Front
+    views: int  # augmented views there are, the clean one (view 0) counted; 1: no augmentation
+    target_scale: tuple[np.ndarray, np.ndarray] | None  # mean and deviation of regression targets, (outputs,)
+    fingerprint: str  # of data, split, augmentation and student input size
+    notes: tuple[str, ...]  # what was guessed
+    warnings: tuple[str, ...]
+
+    def rows(self, split: Split) -> int: ...
+    def row_ids(self, split: Split) -> np.ndarray: ...  # (rows,) int64: position in the data as opened
+    def labels(self, split: Split) -> np.ndarray: ...  # (rows,) int64 | (rows, outputs) float32; not for transfer
+    def groups(self, split: Split) -> np.ndarray | None: ...
+
+    def inputs(self, split: Split, rows: np.ndarray, view: np.ndarray | int) -> tuple[Tensor, ...]:
+        """Body inputs, float32 on the CPU. `view`: 0 is clean; v ≥ 1 is replayed from (seed, v, row id)."""
+        ...
+
+    def raw(self, split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What the shipped file takes. Where raw shapes vary, ask for one row at a time (`ragged`)."""
+        ...
+
+    ragged: bool
+
+    def teacher_inputs(
+        self, split: Split, rows: np.ndarray, view: int, preprocess: Mapping[str, Any] | None
+    ) -> tuple[np.ndarray, ...]:
+        """What a teacher takes. Without `preprocess`: the body inputs (images: at the data's own size)."""
+        ...
+
+
+class Teacher(Protocol):
+    """`outputs(...)`: (rows, outputs) float32: logits (log-probabilities where it gives those), or values."""
+
+    fingerprint: str
+    views: int | None  # None: any; 1: stored outputs, clean only
+    cost: Mapping[str, Any]  # parameters, size_kb, where known
+    notes: tuple[str, ...]
+
+    def outputs(self, split: Split, rows: np.ndarray, view: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class SoftBatch:
+    """What the teacher says of a batch. Dense: `logits (n, k)`. Sparse: `ids, top (n, j)`, `mean, std (n,)`
+    of all logits and `rest (n, temperatures)`: log-sum-exp of the other logits at each of `temperatures`."""
+
+    logits: Tensor | None = None
+    ids: Tensor | None = None
+    top: Tensor | None = None
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    rest: Tensor | None = None
+    temperatures: tuple[float, ...] = ()
+
+    @property
+    def has(self) -> frozenset[str]:
+        """What a loss may need: "all" (every logit), "top", "moments", "rest"."""
+        if self.logits is not None:
+            return frozenset({"all", "top", "moments", "rest"})
+        return frozenset({"top", "moments", "rest"})
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`fn(student_logits, soft, temperature) -> (n,)` per row, without the label term."""
+
+    name: str
+    needs: frozenset[str]
+    fn: Callable[[Tensor, SoftBatch, float], Tensor]
+    paper: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one student is trained. `loss` "labels" is the control; `label_weight` mixes in the supervised loss
+    on rows that have labels."""
+
+    loss: str
+    learning_rate: float
+    steps: int
+    seed: int
+    temperature: float = 4.0
+    label_weight: float = 0.1
+    batch: int = 64
+    views: int = 8
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained module (eval mode, CPU) and what it took."""
+
+    module: nn.Module
+    val_score: float
+    steps: int
+    seconds: float
+
+
+__all__ = ["Dim", "Kind", "Loss", "SoftBatch", "Split", "StudentSpace", "Task", "Teacher", "Trained", "Training"]
