@@ -1,0 +1,3 @@
+from benchmark.types import Measurement, Target
+
+__all__ = ["Measurement", "Target"]

@@ -1,0 +1,3 @@
+from reports.scores import Score
+
+__all__ = ["Score"]
