@@ -1,0 +1,101 @@
+"""The main job, told from the file to the family."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from family.candidates import open_benches
+from family.controls import train_controls
+from family.errors import mistake
+from family.finals import choose_students, finalist_rows, finish, measure_finalist, pick_finalists
+from family.forecast import forecast
+from family.job import Job, Show, open_job
+from family.recipe import find_recipe
+from family.records import summary_table, write_family, write_search
+from family.run_folder import explain_disk_trouble, hold_run, write_json
+from family.search import search
+from family.spec import Spec
+from family.teachers import teacher_score
+from reports import draw_report
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with. exit_code: 0 every budget has a student, 3 some is missed or skipped."""
+
+    exit_code: int
+    family: Mapping[str, Any]
+    run: Path
+    table: str
+
+
+def build(spec: Spec, run: Path | None, dry_run: bool, show: Show) -> Outcome:
+    """Build the family of `spec` in `run`; resumes what an earlier process left there."""
+    folder = (run or Path("runs") / spec.name).absolute()
+    with hold_run(folder), explain_disk_trouble(folder):
+        freeze_input(spec, folder)
+        job = open_job(spec, folder, cache_folder(folder), show)
+        score_teacher(job)
+        if dry_run:
+            return forecast_only(job)
+        return build_family(job)
+
+
+def build_family(job: Job) -> Outcome:
+    """Recipe, search, finals, choice, controls, records, report."""
+    recipe = find_recipe(job)
+    with open_benches(job) as benches:
+        searched = search(job, recipe.student, benches)
+        finalists = pick_finalists(job, searched, benches)
+        for params in finalists.values():
+            finish(job, params, recipe.student)
+        job.show(f"finals: measuring {len(finalists)} students, nothing else running")
+        measured = {i: measure_finalist(job, p, recipe.student, benches) for i, p in finalists.items()}
+    rows = finalist_rows(job, finalists, recipe.student, measured)
+    choices = choose_students(job, rows, finalists, recipe.student)
+    chosen = {c.id: finalists[c.id] for c in choices.values() if c.status == "kept"}
+    train_controls(job, chosen, recipe)
+    write_search(job, searched)
+    family = write_family(job, recipe, searched, rows, choices, finalists)
+    page = draw_report(job.folder)
+    table = summary_table(family) + f"\n\nreport: {page}"
+    complete = all(entry["status"] == "kept" for entry in family["budgets"].values())
+    return Outcome(0 if complete else 3, family, job.folder, table)
+
+
+def score_teacher(job: Job) -> None:
+    """Say how good the teacher is on validation data; near chance, the run stops here."""
+    found = teacher_score(job.teacher, job.task, job.teacher_outputs("val"))
+    job.show(f"teacher: val {job.task.score.name} {found.value:.4f} ({found.low:.4f} to {found.high:.4f})")
+
+
+def forecast_only(job: Job) -> Outcome:
+    text = forecast(job)
+    return Outcome(0, {}, job.folder, text)
+
+
+def freeze_input(spec: Spec, folder: Path) -> None:
+    """Keep the run's own copy of its input."""
+    write_json(folder / "spec.json", spec.model_dump(mode="json"))
+
+
+def cache_folder(folder: Path) -> Path:
+    """Where soft targets, teachers and resized data are kept for later runs too.
+
+    STUDENT_FAMILY_CACHE, else the user's cache folder; the run folder where neither can be written.
+    """
+    home = os.environ.get("STUDENT_FAMILY_CACHE")
+    if home:
+        if not Path(home).is_absolute():
+            raise mistake("STUDENT_FAMILY_CACHE", f"must be an absolute path. Got {home!r}.")
+        return Path(home)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "student-family"
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return folder / "cache"
+    return base if os.access(base, os.W_OK) else folder / "cache"

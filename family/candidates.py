@@ -1,0 +1,173 @@
+"""A candidate before training: its graphs at every precision, what they cost, and which budgets they could fit."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from benchmark import Bench, measure_memory, measure_size, measurement_to_dict
+from export import merge_front, quantise, to_onnx
+from family import spaces
+from family.job import Job, limits_of
+from family.run_folder import content_id, remember, write_beside, write_json
+
+Params = Mapping[str, Any]
+CALIBRATION_ROWS = 256
+PAIRED_SECONDS = 0.2
+
+
+def candidate_id(job: Job, params: Params) -> str:
+    """Stands for the student untrained: its space, parameters, inputs and outputs, and seed."""
+    return content_id(job.student_id, dict(params))
+
+
+def candidate_folder(job: Job, params: Params) -> Path:
+    return job.folder / "candidates" / candidate_id(job, params)
+
+
+def export_graphs(job: Job, module: nn.Module, folder: Path, calibration_rows: int) -> dict[str, Path]:
+    """Write `folder/<precision>/model.onnx` with its front, and `body.onnx` without, for every precision."""
+    fp32 = folder / "fp32" / "body.onnx"
+    fp32.parent.mkdir(parents=True, exist_ok=True)
+    opset = job.spec.export.opset
+    write_beside(fp32, lambda beside: to_onnx(module, job.task.body, beside, opset or 18))
+    graphs = {}
+    for precision in job.precisions:
+        body = folder / precision / "body.onnx"
+        if precision != "fp32":
+            calibration = calibration_feeds(job, calibration_rows)
+            write_beside(body, lambda beside, p=precision, c=calibration: quantise(fp32, beside, p, c))
+        graphs[precision] = body.with_name("model.onnx")
+        write_beside(graphs[precision], lambda beside, b=body: merge_front(b, job.task.front, beside))
+    return graphs
+
+
+def calibration_feeds(job: Job, rows: int) -> list[dict[str, np.ndarray]]:
+    """Body inputs of the first `rows` training rows (train, then transfer), by name, in batches of 64."""
+    feeds = []
+    for split in ("train", "transfer"):
+        count = min(rows, job.task.rows(split))
+        rows -= count
+        for start in range(0, count, 64):
+            inputs = job.task.inputs(split, np.arange(start, min(start + 64, count)), 0)
+            names = [spec.name for spec in job.task.body.inputs]
+            feeds.append({name: value.numpy() for name, value in zip(names, inputs, strict=True)})
+    return feeds
+
+
+def write_feeds(job: Job) -> Path:
+    """One raw validation row: the same inputs for every measurement of this run."""
+    path = job.folder / "measuring" / "feeds.npz"
+    if not path.exists():
+
+        def save(beside: Path) -> None:
+            with beside.open("wb") as handle:
+                np.savez(handle, **job.task.raw("val", np.array([0])))
+
+        write_beside(path, save)
+    return path
+
+
+@contextlib.contextmanager
+def open_benches(job: Job) -> Iterator[dict[str, Bench]]:
+    """One measuring process per target, with a ladder of references that is measured once and kept."""
+    references = write_references(job)
+    feeds = write_feeds(job)
+    with contextlib.ExitStack() as stack:
+        benches = {}
+        for name in job.measured_targets():
+            if job.targets[name].transport != "local":
+                continue
+            kept = job.folder / "measuring" / f"ladder-{name}.json"
+            ladder = remember_ladder(kept, job, name, references, feeds)
+            benches[name] = stack.enter_context(Bench(job.targets[name], references, feeds, ladder=ladder))
+        yield benches
+
+
+def remember_ladder(kept: Path, job: Job, name: str, references: Sequence[Path], feeds: Path) -> Any:
+    def measure() -> Any:
+        with Bench(job.targets[name], references, feeds) as bench:
+            return bench.ladder()
+
+    return remember(kept, [job.student_id, job.precisions, str(job.targets[name])], measure)
+
+
+def write_references(job: Job) -> list[Path]:
+    """The smallest, middle and largest student, untrained, at every precision: the rungs of the ladder."""
+    paths = []
+    for size in (spaces.smallest, spaces.middle, spaces.largest):
+        graphs = untrained_graphs(job, size(job.space))
+        paths += list(graphs.values())
+    return list(dict.fromkeys(paths))
+
+
+def untrained_graphs(job: Job, params: Params) -> dict[str, Path]:
+    """The untrained student at every precision, exported once."""
+    folder = candidate_folder(job, params) / "untrained"
+
+    def work() -> dict[str, str]:
+        module = spaces.build_student(job.space, params, job.task, job.spec.seed)
+        graphs = export_graphs(job, module, folder, calibration_rows=16)
+        return {precision: str(path.relative_to(job.folder)) for precision, path in graphs.items()}
+
+    kept = remember(folder / "graphs.json", [job.student_id, dict(params), job.precisions], work)
+    return {precision: job.folder / path for precision, path in kept.items()}
+
+
+def measure_untrained(job: Job, params: Params, benches: Mapping[str, Bench]) -> dict[str, Any]:
+    """`{target: {precision: {quantity: value}}}` plus what it took; written once, never retaken on resume."""
+    folder = candidate_folder(job, params)
+    write_json(folder / "params.json", dict(params))
+
+    def work() -> dict[str, Any]:
+        start = time.monotonic()
+        graphs = untrained_graphs(job, params)
+        exported = time.monotonic()
+        costs = {name: measure_quickly(job, name, graphs, benches[name]) for name in benches}
+        return {"costs": costs, "export_s": exported - start, "measure_s": time.monotonic() - exported}
+
+    inputs = [job.student_id, dict(params), job.precisions, {n: str(job.targets[n]) for n in benches}]
+    return dict(remember(folder / "measurements" / "untrained.json", inputs, work))
+
+
+def measure_quickly(job: Job, target: str, graphs: Mapping[str, Path], bench: Bench) -> dict[str, Any]:
+    """Size, paired latency, and memory where a budget limits it, per precision."""
+    limited = {q for b in job.spec.budgets.values() if b.target == target for q in limits_of(b)}
+    costs: dict[str, Any] = {}
+    for precision, path in graphs.items():
+        figures = [measure_size(path, job.targets[target]), bench.paired(path, PAIRED_SECONDS)]
+        if "latency_p95_ms" in limited:
+            figures += bench.direct(path, PAIRED_SECONDS)
+        if "memory_mb" in limited:
+            figures.append(measure_memory(path, job.targets[target], write_feeds(job)))
+        costs[precision] = {figure.quantity: measurement_to_dict(figure) for figure in figures}
+    return costs
+
+
+def violation(job: Job, costs: Mapping[str, Any]) -> float:
+    """The one constraint of a trial: ≤ 0 where some budget is kept at some precision.
+
+    The least, over budgets and precisions, of the greatest `measured / limit - 1` within a budget. Scores are
+    not known yet and do not count; a budget without other limits is fitted by a share of the draws of its own.
+    """
+    violations = [
+        max(figures[quantity]["value"] / limit - 1 for quantity, limit in limits.items())
+        for limits, figures in limits_and_figures(job, costs)
+        if limits
+    ]
+    return min(violations, default=0.0)
+
+
+def limits_and_figures(job: Job, costs: Mapping[str, Any]) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:
+    for budget in job.spec.budgets.values():
+        limits = {q: v for q, v in limits_of(budget).items() if q != "score"}
+        for figures in costs.get(budget.target, {}).values():
+            yield limits, figures
+
+

@@ -1,0 +1,65 @@
+"""Controls: the chosen trained again beside the same students from labels alone; then test is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from family.job import Job
+from family.recipe import Recipe
+from family.run_folder import write_json
+from family.students import export_trained, outputs_of, train_candidate
+from family.types import Training
+from reports import difference, holm, verdict
+
+FRESH = 1000  # the first of the paired seeds: none of them chose anything
+
+
+def paired_trainings(job: Job, recipe: Recipe) -> list[tuple[Training, Training]]:
+    """(student, control) per fresh seed; equal steps, views and seed, each with its own learning rate."""
+    seeds = [job.spec.seed + FRESH + i for i in range(job.spec.distill.control_seeds)]
+    return [(replace(recipe.student, seed=s), replace(recipe.control, seed=s)) for s in seeds]
+
+
+def train_controls(job: Job, chosen: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> None:
+    """Train and export every distinct chosen student and its control on every fresh seed."""
+    for identity, params in chosen.items():
+        for student, control in paired_trainings(job, recipe):
+            for training in (student, control):
+                train_candidate(job, params, training)
+                export_trained(job, params, training)
+        job.show(f"controls of {identity}: {job.spec.distill.control_seeds} paired seeds trained")
+
+
+def read_test(job: Job, who: str) -> int:
+    """Write down that test is read, and by whom; the number of readings so far."""
+    path = job.folder / "test-reads.json"
+    reads = json.loads(path.read_text()) if path.exists() else []
+    if who not in reads:
+        write_json(path, [*reads, who])
+        reads.append(who)
+    return len(reads)
+
+
+def compare(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe) -> dict[str, Any]:
+    """Student against control on test, over rows and paired seeds, both as they would ship."""
+    pairs = paired_trainings(job, recipe)
+    ours = [outputs_of(job, params, student, precision, "test") for student, _ in pairs]
+    theirs = [outputs_of(job, params, control, precision, "test") for _, control in pairs]
+    truth, groups = job.task.labels("test"), job.task.groups("test")
+    found = difference(job.task.score, truth, ours, theirs, groups)
+    control = float(np.mean([job.task.score.fn(truth, outputs) for outputs in theirs]))
+    student = float(np.mean([job.task.score.fn(truth, outputs) for outputs in ours]))
+    return {"difference": found, "control": control, "student": student, "seeds": [s.seed for s, _ in pairs]}
+
+
+def judge(job: Job, compared: Mapping[tuple[str, str], Mapping[str, Any]], recipe: Recipe) -> dict[tuple[str, str], str]:
+    """The verdict on every distinct student, p-values adjusted by Holm over all of them."""
+    if recipe.student.loss == "labels":
+        return {key: "labels alone chosen" for key in compared}
+    adjusted = holm([found["difference"].p for found in compared.values()])
+    return {key: verdict(found["difference"], p) for (key, found), p in zip(compared.items(), adjusted, strict=True)}

@@ -1,0 +1,142 @@
+"""Everything one run works with, opened once: data, teacher, soft targets, space, targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark import Target, can_answer, resolve_target, unavailable
+from family import spaces
+from family.run_folder import content_id
+from family.soft_targets import SoftTargets, open_store, score_outputs
+from family.spec import Spec
+from family.tasks import DataOptions, open_task
+from family.teachers import TeacherOptions, check_teacher, open_teacher
+from family.train import pick_device
+from family.types import StudentSpace, Task, Teacher
+
+Show = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every step of a run reads. `folder` is the run folder, `cache` is shared between runs."""
+
+    spec: Spec
+    folder: Path
+    cache: Path
+    task: Task
+    teacher: Teacher
+    space: StudentSpace
+    targets: Mapping[str, Target]
+    skipped: Mapping[str, str]  # target → why it cannot be measured here
+    device: str
+    show: Show
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        return tuple(self.spec.export.precisions or self.space.precisions)
+
+    @property
+    def student_id(self) -> str:
+        """Stands for the space and for what its students take and give."""
+        return content_id(
+            self.space.name, {k: str(v) for k, v in self.space.dims.items()}, str(self.task.body), self.spec.seed
+        )
+
+    def measured_targets(self) -> list[str]:
+        """Targets that a budget names and that can be measured here, in the file's order."""
+        named = dict.fromkeys(budget.target for budget in self.spec.budgets.values())
+        return [name for name in named if name not in self.skipped]
+
+    def soft_targets(self) -> SoftTargets:
+        """The store: what the teacher says of every view of train and transfer, asked once."""
+        views = min(self.spec.distill.views, self.task.views, self.teacher.views or self.task.views)
+        return open_store(self.teacher, self.task, views, self.cache / "soft-targets")
+
+    def teacher_outputs(self, split: Any) -> np.ndarray:
+        return score_outputs(self.teacher, self.task, split, self.cache / "soft-targets")
+
+
+def open_job(spec: Spec, folder: Path, cache: Path, show: Show) -> Job:
+    """Open data, teacher, space and targets; raises Mistakes with what does not fit, before any work."""
+    task = open_task(data_options(spec), cache / "data")
+    say_all(show, task.notes, task.warnings)
+    teacher = open_teacher(teacher_options(spec), task, spec.folder, cache / "teachers")
+    check_teacher(teacher, task)
+    say_all(show, teacher.notes, ())
+    space = spaces.open_space(spec.students.space, spec.students.dims, spec.folder, task)
+    targets = {name: open_target(spec, name) for name in {b.target for b in spec.budgets.values()}}
+    skipped = {name: why for name, target in targets.items() if (why := unavailable(target))}
+    for name, why in skipped.items():
+        show(f"target {name}: skipped, {why}")
+    return Job(spec, folder, cache, task, teacher, space, targets, skipped, pick_device(spec.device), show)
+
+
+def say_all(show: Show, notes: tuple[str, ...], warnings: tuple[str, ...]) -> None:
+    for note in notes:
+        show(f"note: {note}")
+    for warning in warnings:
+        show(f"warning: {warning}")
+
+
+def open_target(spec: Spec, name: str) -> Target:
+    options = spec.targets.get(name)
+    return resolve_target(name, options.model_dump(exclude_none=True) if options else None)
+
+
+def main_cost(spec: Spec, name: str) -> str:
+    """The first of latency, instructions, size that any budget limits on this target."""
+    limited = {limit for b in spec.budgets.values() if b.target == name for limit in limits_of(b)}
+    for cost in ("latency_ms", "latency_p95_ms", "instructions_m", "size_kb"):
+        if cost in limited:
+            return "latency_ms" if cost == "latency_p95_ms" else cost
+    answers = can_answer(open_target(spec, name))
+    return "latency_ms" if "latency_ms" in answers else "size_kb"
+
+
+LIMITS = ("latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m", "score")
+
+
+def limits_of(budget: Any) -> dict[str, float]:
+    """The limits a budget sets, by name."""
+    return {name: value for name in LIMITS if (value := getattr(budget, name)) is not None}
+
+
+def data_options(spec: Spec) -> DataOptions:
+    data, size = spec.data, spec.students.input
+    side = (size, size) if isinstance(size, int) else tuple(size) if size else None
+    return DataOptions(
+        path=data.path,
+        folder=spec.folder,
+        task=spec.task,
+        score=spec.score,
+        label=data.label,
+        split=data.split,
+        group=data.group,
+        transfer=data.transfer,
+        augment=data.augment,
+        keep_labels=data.keep_labels,
+        student_input=side,
+        seed=spec.seed,
+        views=spec.distill.views,
+    )
+
+
+def teacher_options(spec: Spec) -> list[TeacherOptions]:
+    return [
+        TeacherOptions(
+            path=teacher.path,
+            output=teacher.output,
+            gives=teacher.gives,
+            preprocess=teacher.preprocess.model_dump(exclude_none=True) if teacher.preprocess else None,
+            classes=teacher.classes,
+            licence=teacher.licence,
+            origin=teacher.origin,
+        )
+        for teacher in spec.teacher
+    ]

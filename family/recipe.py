@@ -1,0 +1,86 @@
+"""The recipe: the learning rate first, then which loss; the control's learning rate from the same grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from family import spaces, tune
+from family.job import Job
+from family.losses import check_loss, losses_for
+from family.run_folder import remember
+from family.types import Training
+
+GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+SHORT = 3  # short runs take a third of the steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How students are trained, how controls are, and what was tried to find that out."""
+
+    student: Training
+    control: Training
+    bakeoff: list[dict[str, Any]]
+    learning_rates: dict[str, list[dict[str, Any]]]
+
+
+def find_recipe(job: Job) -> Recipe:
+    """Find the learning rates and the loss, once per teacher, data, space and settings."""
+    asked = job.spec.distill.model_dump()
+    inputs = [job.student_id, job.task.fingerprint, job.teacher.fingerprint, asked, job.spec.seed]
+    kept = remember(job.folder / "recipe.json", inputs, lambda: bake(job))
+    return Recipe(Training(**kept["student"]), Training(**kept["control"]), kept["bakeoff"], kept["learning_rates"])
+
+
+def bake(job: Job) -> dict[str, Any]:
+    asked, store = job.spec.distill, job.soft_targets()
+    middle = builder(job, spaces.middle(job.space))
+    base = Training(
+        loss=first_loss(job),
+        learning_rate=0.0,
+        steps=asked.steps if isinstance(asked.steps, int) else tune.auto_steps(middle(job.spec.seed), job.task),
+        seed=job.spec.seed,
+        temperature=asked.temperature if asked.temperature != "auto" else 4.0,
+        views=store.views,
+    )
+    student_rate, student_tries = learning_rate(job, base)
+    control_rate, control_tries = learning_rate(job, replace(base, loss="labels"))
+    student = replace(base, learning_rate=student_rate)
+    control = replace(base, loss="labels", learning_rate=control_rate)
+    table: list[dict[str, Any]] = []
+    if asked.loss == "auto":
+        job.show("bake-off: which loss, on a middle student")
+        student, table = tune.bake_off(middle, job.task, store, student, losses_for(job.task.kind), control)
+        winner = next(row for row in table if row["loss"] == student.loss)
+        job.show(f"bake-off: {student.loss} (val {winner['val']:.4f})")
+    check_loss(student.loss, store, student.temperature)
+    return {
+        "student": asdict(student),
+        "control": asdict(control),
+        "bakeoff": table,
+        "learning_rates": {"student": student_tries, "control": control_tries},
+    }
+
+
+def first_loss(job: Job) -> str:
+    return job.spec.distill.loss if job.spec.distill.loss != "auto" else losses_for(job.task.kind)[0]
+
+
+def learning_rate(job: Job, base: Training) -> tuple[float, list[dict[str, Any]]]:
+    """Given, or found by short runs on a small and a large student."""
+    given = job.spec.distill.learning_rate
+    if given != "auto":
+        return float(given), []
+    small, large = (builder(job, size(job.space)) for size in (spaces.smallest, spaces.largest))
+    steps = max(20, base.steps // SHORT)
+    rate, tries = tune.find_learning_rate([small, large], job.task, job.soft_targets(), base, GRID, steps)
+    job.show(f"learning rate for {base.loss}: {rate:g} ({len(tries)} short runs)")
+    return rate, tries
+
+
+def builder(job: Job, params: Mapping[str, Any]) -> Callable[[int], nn.Module]:
+    return lambda seed: spaces.build_student(job.space, params, job.task, seed)

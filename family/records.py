@@ -1,0 +1,357 @@
+"""What a run leaves behind: records, predictions, student folders and `family.json`."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark import host
+from export import describe, front_as_data, write_student
+from family import spaces
+from family.controls import compare, judge, paired_trainings, read_test
+from family.job import Job, limits_of, main_cost
+from family.recipe import Recipe
+from family.run_folder import write_beside, write_json, write_table
+from family.search import Searched
+from family.students import outputs_of, trained_folder
+from family.types import Split, Training
+from reports import Choice, Interval, frontier, score_interval
+
+PACKAGES = ("torch", "onnx", "onnxruntime", "optuna", "pandas", "numpy", "scipy", "scikit-learn", "student-family")
+Finalists = Mapping[str, Mapping[str, Any]]
+
+
+def write_search(job: Job, searched: Searched) -> None:
+    """trials.parquet: everything that was asked, with what became of it."""
+    rows = [{**t, "params": json.dumps(t["params"])} for t in searched.trials]
+    write_table(job.folder / "trials.parquet", pd.DataFrame(rows))
+
+
+def write_environment(job: Job) -> None:
+    versions = {name: version(name) for name in PACKAGES}
+    environment = {"host": host(), "versions": versions, "python": platform.python_version(), "device": job.device}
+    environment["targets"] = {name: {"transport": t.transport, **t.options} for name, t in job.targets.items()}
+    write_json(job.folder / "environment.json", environment)
+
+
+def write_family(
+    job: Job,
+    recipe: Recipe,
+    searched: Searched,
+    rows: pd.DataFrame,
+    choices: Mapping[str, Choice],
+    finalists: Finalists,
+) -> dict[str, Any]:
+    """Read test for the chosen, their controls and the teacher, and write everything a report is drawn from."""
+    write_environment(job)
+    chosen = {(c.id, c.precision) for c in choices.values() if c.status == "kept"}
+    reads = read_test(job, f"students {sorted(chosen)}")
+    compared = {key: compare(job, finalists[key[0]], key[1], recipe) for key in sorted(chosen)}
+    verdicts = judge(job, compared, recipe)
+    teacher = {split: score(job, split, job.teacher_outputs(split)) for split in ("val", "test")}
+    rows = add_test_scores(job, rows, chosen, finalists, recipe.student)
+    write_records(job, rows, teacher, compared, finalists)
+    write_predictions(job, recipe, chosen, finalists)
+    entries = {
+        name: budget_entry(job, name, choices.get(name), finalists, recipe, compared, verdicts, rows)
+        for name in job.spec.budgets
+    }
+    family = {
+        "format": 1,
+        "name": job.spec.name,
+        "score": {"name": job.task.score.name, "higher_is_better": job.task.score.higher_is_better},
+        "teacher": {s: as_dict(v) for s, v in teacher.items()} | {"cost": dict(job.teacher.cost)},
+        "budgets": entries,
+        "frontier": frontiers(job, rows),
+        "targets": {n: {"main_cost": main_cost(job.spec, n), "unavailable": job.skipped.get(n)} for n in job.targets},
+        "recipe": {"student": vars(recipe.student), "control": vars(recipe.control)},
+        "bakeoff": recipe.bakeoff,
+        "learning_rates": recipe.learning_rates,
+        "search": searched.summary,
+        "coverage": coverage(job),
+        "data": job.task.describe(),
+        "test_reads": reads,
+        "notes": [*job.task.notes, *job.teacher.notes],
+        "warnings": list(job.task.warnings),
+    }
+    write_json(job.folder / "family.json", family)
+    return json.loads((job.folder / "family.json").read_text())  # type: ignore[no-any-return]
+
+
+def score(job: Job, split: Split, outputs: np.ndarray) -> Interval:
+    return score_interval(job.task.score, job.task.labels(split), outputs, job.task.groups(split))
+
+
+def as_dict(interval: Any) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def add_test_scores(
+    job: Job, rows: pd.DataFrame, chosen: set[tuple[str, str]], finalists: Finalists, training: Training
+) -> pd.DataFrame:
+    """Test is read only for what was chosen."""
+    rows = rows.assign(test=np.nan, test_low=np.nan, test_high=np.nan)
+    for identity, precision in chosen:
+        test = score(job, "test", outputs_of(job, finalists[identity], training, precision, "test"))
+        here = (rows["id"] == identity) & (rows["precision"] == precision)
+        rows.loc[here, ["test", "test_low", "test_high"]] = [test.value, test.low, test.high]
+    return rows
+
+
+def write_records(
+    job: Job,
+    rows: pd.DataFrame,
+    teacher: Mapping[str, Interval],
+    compared: Mapping[tuple[str, str], Mapping[str, Any]],
+    finalists: Finalists,
+) -> None:
+    """One row per student × precision × target; controls and the teacher beside them."""
+    extra = []
+    for (identity, precision), found in compared.items():
+        same = rows[(rows["id"] == identity) & (rows["precision"] == precision)]
+        for row in same.to_dict("records"):
+            extra.append(row | {"role": "control", "finalist": False, "seed": None, "test": found["control"],
+                                "test_low": np.nan, "test_high": np.nan, "val": np.nan, "val_low": np.nan, "val_high": np.nan})
+    val, test = teacher["val"], teacher["test"]
+    extra.append({"id": "teacher", "role": "teacher", "finalist": False, "val": val.value, "val_low": val.low,
+                  "val_high": val.high, "test": test.value, "test_low": test.low, "test_high": test.high,
+                  **{k: v for k, v in job.teacher.cost.items() if k in ("parameters", "size_kb")}})
+    table = pd.concat([rows, pd.DataFrame(extra)], ignore_index=True)
+    table["versions"] = json.dumps({name: version(name) for name in PACKAGES})
+    write_table(job.folder / "records.parquet", table)
+    write_beside(job.folder / "records.csv", lambda beside: table.to_csv(beside, index=False))
+
+
+def write_predictions(job: Job, recipe: Recipe, chosen: set[tuple[str, str]], finalists: Finalists) -> None:
+    """Long table: split, row, model, precision, seed, truth, output; the chosen, their controls, the teacher."""
+    tables = []
+    for split in ("val", "test"):
+        tables.append(prediction_rows(job, split, "teacher", "", -1, job.teacher_outputs(split)))
+        for identity, precision in sorted(chosen):
+            params = finalists[identity]
+            outputs = outputs_of(job, params, recipe.student, precision, split)
+            tables.append(prediction_rows(job, split, identity, precision, recipe.student.seed, outputs))
+            if precision != "fp32" and "fp32" in job.precisions:
+                plain = outputs_of(job, params, recipe.student, "fp32", split)
+                tables.append(prediction_rows(job, split, f"fp32:{identity}", "fp32", recipe.student.seed, plain))
+            for _, control in paired_trainings(job, recipe):
+                outputs = outputs_of(job, params, control, precision, split)
+                tables.append(prediction_rows(job, split, f"control:{identity}", precision, control.seed, outputs))
+    write_table(job.folder / "predictions.parquet", pd.concat(tables, ignore_index=True))
+
+
+def prediction_rows(
+    job: Job, split: Split, model: str, precision: str, seed: int, outputs: np.ndarray
+) -> pd.DataFrame:
+    truth = job.task.labels(split)
+    return pd.DataFrame(
+        {
+            "split": split,
+            "row": job.task.row_ids(split),
+            "model": model,
+            "precision": precision,
+            "seed": seed,
+            "truth": list(truth) if truth.ndim > 1 else truth,
+            "output": list(np.asarray(outputs, np.float32)),
+        }
+    )
+
+
+def frontiers(job: Job, rows: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    for target in job.measured_targets():
+        cost = main_cost(job.spec, target)
+        here = rows[rows["target"] == target]
+        best = frontier(here, cost, "val", job.task.score.higher_is_better)
+        found[target] = [
+            {"id": r["id"], "precision": r["precision"], "cost": r[cost], "val": r["val"]}
+            for r in best.to_dict("records")
+        ]
+    return found
+
+
+def budget_entry(
+    job: Job,
+    name: str,
+    choice: Choice | None,
+    finalists: Finalists,
+    recipe: Recipe,
+    compared: Mapping[tuple[str, str], Mapping[str, Any]],
+    verdicts: Mapping[tuple[str, str], str],
+    rows: pd.DataFrame,
+) -> dict[str, Any]:
+    """What `family.json` says of one budget; a kept one also gets its student folder."""
+    budget = job.spec.budgets[name]
+    base = {"target": budget.target, "asked": limits_of(budget)}
+    if choice is None:
+        return base | {"status": "skipped", "reason": job.skipped.get(budget.target, "nothing was measured")}
+    if choice.status != "kept":
+        return base | {"status": choice.status, "nearest": choice.nearest, "relax": choice.relax}
+    key, params = (choice.id, choice.precision), finalists[choice.id]
+    row = rows[(rows["id"] == key[0]) & (rows["precision"] == key[1]) & (rows["target"] == budget.target)].iloc[0]
+    found = compared[key]
+    entry = base | {
+        "status": "kept",
+        "student": f"students/{name}",
+        "id": choice.id,
+        "precision": choice.precision,
+        "params": dict(params),
+        "parameters": int(row["parameters"]),
+        "seeds": found["seeds"],
+        "val": {"value": row["val"], "low": row["val_low"], "high": row["val_high"]},
+        "test": {"value": row["test"], "low": row["test_low"], "high": row["test_high"]},
+        "control": {
+            "test": {"value": found["control"]},
+            "student_mean": found["student"],
+            "difference": as_dict(found["difference"]) | {"p": found["difference"].p},
+            "detectable": found["difference"].detectable,
+            "verdict": verdicts[key],
+        },
+        "runner_up": choice.runner_up,
+        "limits": measured_limits(row, limits_of(budget)),
+        "costs": measured_limits(row, dict.fromkeys(cost_names(row))),
+        "flips": flips(job, params, choice.precision, recipe),
+    }
+    write_student_folder(job, name, entry, params, recipe.student)
+    return entry
+
+
+def cost_names(row: Mapping[str, Any]) -> list[str]:
+    return [c.removesuffix("_provenance") for c in row.keys() if c.endswith("_provenance") and isinstance(row[c], str)]
+
+
+def measured_limits(row: Mapping[str, Any], limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Limit, fresh measurement and interval, with where the figure comes from."""
+    found = {}
+    for quantity, limit in limits.items():
+        column = "val" if quantity == "score" else quantity
+        found[quantity] = {
+            "limit": limit,
+            "measured": row[column],
+            "low": row[f"{column}_low"],
+            "high": row[f"{column}_high"],
+            "provenance": "val" if quantity == "score" else row[f"{column}_provenance"],
+        }
+    return found
+
+
+def flips(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe) -> dict[str, Any]:
+    """On test: where the answer differs from the teacher's and from fp32, and which mistakes were inherited."""
+    if job.task.kind != "classification":
+        return {}
+    ours = outputs_of(job, params, recipe.student, precision, "test").argmax(1)
+    teacher = job.teacher_outputs("test").argmax(1)
+    truth = job.task.labels("test")
+    wrong = teacher != truth
+    found: dict[str, Any] = {
+        "rows": len(truth),
+        "agreement": float((ours == teacher).mean()),
+        "vs_teacher": int((ours != teacher).sum()),
+        "teacher_mistakes": int(wrong.sum()),
+        "inherited_mistakes": int((wrong & (ours == teacher)).sum()),
+    }
+    if precision != "fp32" and "fp32" in job.precisions:
+        plain = outputs_of(job, params, recipe.student, "fp32", "test").argmax(1)
+        found["int8_vs_fp32"] = int((ours != plain).sum())
+    return found
+
+
+def coverage(job: Job) -> dict[str, Any]:
+    """What the students could learn from: rows with and without labels, and what the teacher sees in them."""
+    store = job.soft_targets()
+    found: dict[str, Any] = {
+        "labelled_rows": job.task.rows("train"),
+        "unlabelled_rows": job.task.rows("transfer"),
+        "views": store.views,
+        "store_bytes_per_view": store.bytes_per_view,
+    }
+    if job.task.classes and job.task.kind == "classification":
+        seen = np.zeros(len(job.task.classes), int)
+        for split in ("train", "transfer"):
+            rows = np.arange(job.task.rows(split))
+            if len(rows):
+                seen += np.bincount(teacher_classes(store, split, rows), minlength=len(seen))
+        found["teacher_sees"] = dict(zip(job.task.classes, seen.tolist(), strict=True))
+    return found
+
+
+def teacher_classes(store: Any, split: Split, rows: np.ndarray) -> np.ndarray:
+    said = store.batch(split, rows, np.zeros(len(rows), np.int64))
+    if said.logits is not None:
+        return np.asarray(said.logits.argmax(1))
+    return np.asarray(said.ids.gather(1, said.top.argmax(1, keepdim=True)).squeeze(1))
+
+
+def write_student_folder(
+    job: Job, name: str, entry: Mapping[str, Any], params: Mapping[str, Any], training: Training
+) -> Path:
+    """students/<budget>/: the file that was scored and measured, with all an app needs to use it."""
+    path = trained_folder(job, params, training) / entry["precision"] / "model.onnx"
+    golden = job.task.raw("val", np.arange(1 if job.task.ragged else min(4, job.task.rows("val"))))
+    teacher = job.spec.teacher[0]
+    manifest = {
+        "format": 1,
+        "name": f"{job.spec.name}/{name}",
+        "task": job.task.kind,
+        "classes": list(job.task.classes) if job.task.classes else None,
+        "preprocessing": front_as_data(job.task.front) | job.task.preprocessing,
+        "params": dict(params),
+        "teacher": {"licence": teacher.licence, "origin": teacher.origin},
+        "score": {"name": job.task.score.name, "test": entry["test"], "val": entry["val"]},
+        "limits": entry["limits"],
+    }
+    return write_student(
+        job.folder / "students" / name, describe(path, entry["precision"]), manifest, golden, card(job, name, entry)
+    )
+
+
+def card(job: Job, name: str, entry: Mapping[str, Any]) -> str:
+    """MODEL_CARD.md: what it is for, how good, what not to use it for."""
+    test, measure = entry["test"], job.task.score.name
+    control = entry["control"]
+    limits = "\n".join(
+        f"- {q}: {v['measured']:.4g} (limit {v['limit']:g}, {v['provenance']})" for q, v in entry["limits"].items()
+    )
+    return f"""# {job.spec.name}/{name}
+
+A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} parameters, {entry["precision"]}.
+
+- {measure} on {job.task.rows("test")} held-out test rows: {test["value"]:.4f} (95 % interval {test["low"]:.4f} to {test["high"]:.4f})
+- against the same student trained on labels alone: {control["verdict"]} (difference {control["difference"]["value"]:+.4f},
+  smallest difference this test could have shown {control["detectable"]:.4f})
+{limits}
+
+## Limits of use
+- It was taught by a teacher and inherits that teacher's mistakes and bias.
+- It knows only what its transfer data covered: {job.task.rows("train")} labelled and {job.task.rows("transfer")} unlabelled rows.
+- Inputs unlike those give confident answers that mean nothing. Scores hold for data like the test rows.
+"""
+
+
+def summary_table(family: Mapping[str, Any]) -> str:
+    """The family as a text table, a row per budget."""
+    rows = []
+    for name, entry in family["budgets"].items():
+        if entry["status"] != "kept":
+            rows.append({"budget": name, "status": entry["status"]})
+            continue
+        test, costs = entry["test"], entry["costs"]
+        rows.append(
+            {
+                "budget": name,
+                "status": "kept",
+                "student": f"{entry['id']} {entry['precision']}",
+                f"test {family['score']['name']}": f"{test['value']:.4f} ({test['low']:.4f} to {test['high']:.4f})",
+                "size_kb": f"{costs['size_kb']['measured']:.1f}" if "size_kb" in costs else "",
+                "latency_ms": f"{costs['latency_ms']['measured']:.4f}" if "latency_ms" in costs else "",
+                "against labels alone": entry["control"]["verdict"],
+            }
+        )
+    return pd.DataFrame(rows).fillna("").to_string(index=False)

@@ -1,0 +1,181 @@
+"""The search: Optuna asks, candidates that fit no budget are pruned untrained, the others are trained and told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial, TrialState
+
+from benchmark import Bench
+from family import spaces
+from family.candidates import candidate_id, measure_untrained, violation
+from family.job import Job, limits_of, main_cost
+from family.run_folder import content_id
+from family.students import train_candidate
+from family.types import Training
+
+POOL = 256  # random draws from which the start-up draws are picked evenly in log cost
+ASKS_PER_TRIAL = 20  # an endless run of infeasible asks ends here
+
+
+@dataclass(frozen=True)
+class Searched:
+    """All candidates that were trained, and what the search took."""
+
+    trials: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched:
+    """Run trials until `search.trials` are trained, or `search.minutes` are over. Resumes where it stopped."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = open_study(job, recipe, list(benches))
+    enqueue_start(study, job)
+    begin, budget = time.monotonic(), job.spec.search
+    for trial in trials_to_run(study, job):
+        run_trial(study, trial, job, recipe, benches)
+        over = budget.minutes is not None and time.monotonic() - begin > budget.minutes * 60
+        if over:
+            job.show(f"search: stopped after {budget.minutes} minutes")
+            break
+    return summarise(study, job, time.monotonic() - begin)
+
+
+def open_study(job: Job, recipe: Training, targets: list[str]) -> optuna.Study:
+    """The study of this space, recipe and set of budgets; what an earlier process left running is taken up."""
+    journal = job.folder / "study.log"
+    trim_torn_line(journal)
+    journal.with_name("study.log.lock").unlink(missing_ok=True)  # ours alone: the run folder is held
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    budgets = {name: [b.target, limits_of(b)] for name, b in job.spec.budgets.items()}
+    direction = "maximize" if job.task.score.higher_is_better else "minimize"
+    return optuna.create_study(
+        storage=storage,
+        study_name=content_id(job.student_id, recipe.__dict__, budgets, targets, job.task.fingerprint),
+        directions=[direction] + ["minimize"] * len(targets),
+        load_if_exists=True,
+    )
+
+
+def trim_torn_line(journal: Path) -> None:
+    """Cut a last line that a killed process left half written."""
+    if journal.exists() and not (written := journal.read_bytes()).endswith(b"\n"):
+        journal.write_bytes(written[: written.rfind(b"\n") + 1])
+
+
+def sampler(job: Job, number: int) -> TPESampler:
+    """TPE seeded by the trial's number, so that a resumed search asks what an unbroken one would have asked."""
+    startup = max(8, job.spec.search.trials // 4)
+    return TPESampler(
+        seed=job.spec.seed * 100_003 + number,
+        n_startup_trials=startup,
+        multivariate=True,
+        constant_liar=False,
+        warn_independent_sampling=False,
+    )
+
+
+def enqueue_start(study: optuna.Study, job: Job) -> None:
+    """Queue the start-up draws, even in log cost from the smallest student up; once per study."""
+    if study.get_trials(deepcopy=False):
+        return
+    count = max(8, job.spec.search.trials // 4)
+    for params in even_draws(job, count):
+        study.enqueue_trial(dict(params))
+
+
+def even_draws(job: Job, count: int) -> list[Mapping[str, Any]]:
+    """`count` draws from a random pool, evenly spaced in the log of their multiply-accumulates."""
+    rng = np.random.default_rng(job.spec.seed)
+    pool = [spaces.smallest(job.space), spaces.largest(job.space)]
+    pool += [spaces.sample(job.space, rng) for _ in range(POOL)]
+    costs = np.log([cost_proxy(job, params) for params in pool])
+    picked: list[int] = []
+    for wish in np.linspace(costs.min(), costs.max(), count):
+        left = [i for i in range(len(pool)) if i not in picked]
+        picked.append(min(left, key=lambda i: abs(costs[i] - wish)))
+    return [pool[i] for i in picked]
+
+
+def cost_proxy(job: Job, params: Mapping[str, Any]) -> float:
+    module = spaces.build_student(job.space, params, job.task, job.spec.seed)
+    inputs = job.task.inputs("val", np.arange(1), 0)
+    return spaces.count_macs(module, inputs) + spaces.count_parameters(module) + 1.0
+
+
+def trials_to_run(study: optuna.Study, job: Job) -> Any:
+    """First what an earlier process left running, then new asks, until enough candidates are trained."""
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.sampler = sampler(job, frozen.number)
+        yield Trial(study, frozen._trial_id)
+    most = job.spec.search.trials * ASKS_PER_TRIAL
+    while trained(study) < job.spec.search.trials and len(study.get_trials(deepcopy=False)) < most:
+        study.sampler = sampler(job, len(study.get_trials(deepcopy=False)))
+        yield study.ask()
+
+
+def trained(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+
+def run_trial(study: optuna.Study, trial: Trial, job: Job, recipe: Training, benches: Mapping[str, Bench]) -> None:
+    """Measure the candidate untrained; prune it where it fits no budget, else train it and tell."""
+    params = spaces.suggest(trial, job.space)
+    costs = measure_untrained(job, params, benches)["costs"]
+    over = violation(job, costs)
+    trial.set_constraint("budgets", over)
+    trial.set_user_attr("violation", over)
+    trial.set_user_attr("id", candidate_id(job, params))
+    if over > 0 and not drawn_without_limits(job, trial.number):
+        study.tell(trial, state=TrialState.PRUNED)
+        return
+    score = train_candidate(job, params, recipe)["val"]
+    costs_told = [told_cost(job, costs, name) for name in benches]
+    study.tell(trial, [score, *costs_told])
+    job.show(f"trial {trial.number}: {describe(params)}  val {score:.4f}  " + "  ".join(f"{c:.3g}" for c in costs_told))
+
+
+def drawn_without_limits(job: Job, number: int) -> bool:
+    """Budgets without limits get every n-th draw, n being the number of budgets."""
+    free = [not (set(limits_of(b)) - {"score"}) for b in job.spec.budgets.values()]
+    return free[number % len(free)]
+
+
+def told_cost(job: Job, costs: Mapping[str, Any], target: str) -> float:
+    """The target's main cost at the cheapest precision."""
+    cost = main_cost(job.spec, target)
+    return float(min(figures[cost]["value"] for figures in costs[target].values()))
+
+
+def describe(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in params.items())
+
+
+def summarise(study: optuna.Study, job: Job, seconds: float) -> Searched:
+    """The trained candidates (each once) and the search's own figures."""
+    trials = study.get_trials(deepcopy=False)
+    rows = [
+        {
+            "number": t.number,
+            "state": t.state.name.lower(),
+            "id": t.user_attrs.get("id"),
+            "params": t.params,
+            "violation": t.user_attrs.get("violation"),
+            "val": t.values[0] if t.values else None,
+        }
+        for t in trials
+        if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    ]
+    pruned = sum(row["state"] == "pruned" for row in rows)
+    summary = {"engine": "tpe", "asked": len(rows), "trials": len(rows) - pruned, "pruned": pruned}
+    summary["infeasible_share"] = pruned / max(len(rows), 1)
+    return Searched(rows, summary)

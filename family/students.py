@@ -1,0 +1,118 @@
+"""Trained students as files: trained once per recipe, exported at every precision, scored as they ship."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export import Runner, check_parity, describe
+from family import spaces
+from family.candidates import CALIBRATION_ROWS, candidate_folder, export_graphs
+from family.job import Job
+from family.run_folder import content_id, remember, write_beside
+from family.train import load_student, predict, save_student, train
+from family.types import Split, Training
+
+TOLERANCE = 1e-3  # largest difference of an fp32 file from torch, in the outputs' units
+
+
+def trained_folder(job: Job, params: Mapping[str, Any], training: Training) -> Path:
+    return candidate_folder(job, params) / f"trained-{training_id(job, training)}"
+
+
+def training_id(job: Job, training: Training) -> str:
+    return content_id(asdict(training), job.task.fingerprint, job.teacher.fingerprint)
+
+
+def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, Any]:
+    """Train `params` by `training`, once; `{val, steps, seconds, parameters}`, weights beside."""
+    folder = trained_folder(job, params, training)
+
+    def work() -> dict[str, Any]:
+        module = spaces.build_student(job.space, params, job.task, training.seed)
+        checkpoint = folder / "checkpoint"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        trained = train(module, job.task, job.soft_targets(), training, device=job.device, checkpoint=checkpoint)
+        write_beside(folder / "student.safetensors", lambda beside: save_student(trained.module, beside))
+        checkpoint.unlink(missing_ok=True)
+        return {
+            "val": trained.val_score,
+            "steps": trained.steps,
+            "seconds": trained.seconds,
+            "parameters": spaces.count_parameters(trained.module),
+        }
+
+    return dict(remember(folder / "done.json", [training_id(job, training), dict(params)], work))
+
+
+def export_trained(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, dict[str, Any]]:
+    """The trained student at every precision: `{precision: {path, size_bytes, sha256, parity, …}}`."""
+    folder = trained_folder(job, params, training)
+
+    def work() -> dict[str, Any]:
+        module = spaces.build_student(job.space, params, job.task, training.seed)
+        load_student(module, folder / "student.safetensors")
+        graphs = export_graphs(job, module.eval(), folder, CALIBRATION_ROWS)
+        expected = predict(module, job.task, "val")
+        return {precision: check_graph(job, precision, path, expected) for precision, path in graphs.items()}
+
+    return dict(remember(folder / "artifacts.json", [training_id(job, training), job.precisions], work))
+
+
+def check_graph(job: Job, precision: str, path: Path, expected: np.ndarray) -> dict[str, Any]:
+    """Describe a file that could ship, with its parity against torch on validation inputs."""
+    rows = np.arange(min(64, len(expected)))
+    batches = list(raw_batches(job, "val", rows))
+    parts = np.split(expected[rows], np.cumsum([len(next(iter(b.values()))) for b in batches])[:-1])
+    scale = max(1.0, float(np.abs(expected).max()))
+    parity = check_parity(path, batches, parts, TOLERANCE * scale if precision == "fp32" else float("inf"))
+    if not parity.kept:
+        raise ArithmeticError(
+            f"{path}: the exported file differs from torch by {parity.largest:.3g}, more than {parity.tolerance:.3g}"
+        )
+    artifact = describe(path, precision, parity)
+    return {
+        "path": str(path.relative_to(job.folder)),
+        "size_bytes": artifact.size_bytes,
+        "sha256": artifact.sha256,
+        "opset": artifact.opset,
+        "operators": list(artifact.operators),
+        "largest_difference": parity.largest,
+        "tolerance": None if precision != "fp32" else parity.tolerance,
+    }
+
+
+def raw_batches(job: Job, split: Split, rows: np.ndarray) -> Any:
+    """What the shipped file takes, in batches; one row at a time where raw shapes vary."""
+    size = 1 if job.task.ragged else 256
+    for start in range(0, len(rows), size):
+        yield job.task.raw(split, rows[start : start + size])
+
+
+def score_file(job: Job, path: Path, split: Split, keep: Path) -> np.ndarray:
+    """Outputs (rows, outputs) of the file on a split, kept beside it."""
+    if not keep.exists():
+        runner = Runner(path)
+        outputs = [runner(batch) for batch in raw_batches(job, split, np.arange(job.task.rows(split)))]
+
+        def save(beside: Path) -> None:
+            with beside.open("wb") as handle:
+                np.save(handle, np.concatenate(outputs))
+
+        write_beside(keep, save)
+    return np.asarray(np.load(keep))
+
+
+def outputs_of(job: Job, params: Mapping[str, Any], training: Training, precision: str, split: Split) -> np.ndarray:
+    """The shipped file's outputs on a split."""
+    path = trained_folder(job, params, training) / precision / "model.onnx"
+    return score_file(job, path, split, path.with_name(f"{split}.npy"))
+
+
+def control_of(training: Training, learning_rate: float) -> Training:
+    """The same training from labels alone, with the learning rate found for it."""
+    return replace(training, loss="labels", learning_rate=learning_rate)
