@@ -1,3 +1,28 @@
+"""A model file → a measurement on a target. Never loads torch or onnx."""
+
+from benchmark.bench import Bench
+from benchmark.channel import WorkerDied
+from benchmark.footprint import measure_memory, measure_size
+from benchmark.host import host, host_fingerprint
+from benchmark.serial import measurement_from_dict, measurement_to_dict
+from benchmark.targets import CAN_ANSWER, PRESETS, TRANSPORTS, can_answer, resolve_target, unavailable
 from benchmark.types import Measurement, Target
 
-__all__ = ["Measurement", "Target"]
+__all__ = [
+    "CAN_ANSWER",
+    "PRESETS",
+    "TRANSPORTS",
+    "Bench",
+    "Measurement",
+    "Target",
+    "WorkerDied",
+    "can_answer",
+    "host",
+    "host_fingerprint",
+    "measure_memory",
+    "measure_size",
+    "measurement_from_dict",
+    "measurement_to_dict",
+    "resolve_target",
+    "unavailable",
+]

@@ -1,0 +1,224 @@
+"""Latency of model files on one target, in a process of its own.
+
+Two figures, each named for what it is. `paired` ranks: a machine with neighbours changes speed for longer
+than any affordable window, so a candidate is timed in turn with a reference of similar cost and the ratio
+is kept; in ms it is that ratio × the reference's median, recorded once (the ladder). `direct` is what a
+stopwatch says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from benchmark.host import host_fingerprint
+from benchmark.intervals import find_t, interval_of_repeats, median_error, pooled_spread
+from benchmark.targets import TRANSPORTS, unavailable
+from benchmark.types import Measurement, Target
+
+ROUNDS = 6  # of the ladder, each in a fresh process
+REPEATS = 5  # of a direct measurement
+LADDER_SECONDS = 1.5  # per pair of neighbouring rungs, over all rounds
+
+
+class Bench:
+    """Times model files on `target`; a context manager that ends its process.
+
+    references: model files to pair with, about six per precision, spread over the costs of the candidates.
+    feeds: an .npz with one real example batch by input name; without it inputs are made from the signature.
+    ladder: what an earlier `ladder()` returned for the same references; then none of it is measured again.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        references: Sequence[Path] = (),
+        feeds: Path | None = None,
+        *,
+        ladder: Sequence[Mapping[str, Any]] | None = None,
+        ladder_seconds: float = LADDER_SECONDS,
+    ):
+        reason = unavailable(target)
+        if reason is not None:
+            raise ValueError(reason)
+        self._target = target
+        self._references = [_check_model(Path(path)) for path in references]
+        self._ladder_seconds = ladder_seconds
+        self._ladder = None if ladder is None else _match_ladder(ladder, self._references, target)
+        self._channel = TRANSPORTS[target.transport](target, feeds)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def ladder(self) -> list[dict[str, Any]]:
+        """One rung per reference, by rising cost, as plain data to be written and passed back.
+
+        The first call measures it and wants a machine at rest: neighbouring rungs are paired in several
+        rounds, each in a fresh process, and chained; each rung's own median then votes on the scale in ms.
+        `repeat_spread` is the relative standard deviation from round to round. Raises ValueError without
+        references.
+        """
+        if self._ladder is None:
+            self._ladder = self._measure_ladder()
+        return [{key: value for key, value in rung.items() if key != "path"} for rung in self._ladder]
+
+    def paired(self, model: Path, seconds: float = 0.2) -> Measurement:
+        """latency_ms: median over blocks of (model's least ÷ reference's least time) × the reference's ms.
+
+        samples: each block's ratio × the reference's ms. The interval joins the scatter within this repeat
+        with the ladder's spread between repeats. Raises ValueError for a file that cannot be run, WorkerDied.
+        """
+        self.ladder()
+        assert self._ladder is not None
+        answer = self._channel.ask(
+            "pair",
+            _check_model(Path(model)),
+            seconds=seconds,
+            references=[rung["path"] for rung in self._ladder],
+            reference_ms=[rung["ms"] for rung in self._ladder],
+        )
+        rung = self._ladder[answer["nearest"]]
+        samples = [round(own / other * rung["ms"], 7) for own, other in answer["blocks_ns"]]
+        value = float(np.median(samples))
+        repeat = rung["repeat_spread"] * max(1.0, rung["repeat_seconds"] / seconds) ** 0.5
+        half = find_t(rung["freedom"]) * float(np.hypot(repeat, median_error(samples)))
+        protocol = f"median of {len(samples)} pairs of 2 ms blocks (least ÷ least), {seconds:g} s"
+        return Measurement(
+            "latency_ms",
+            value,
+            value * np.exp(-half).item(),
+            value * np.exp(half).item(),
+            tuple(samples),
+            self._target.name,
+            "measured:host",
+            f"{protocol}; reference {rung['reference']} at {rung['ms']:.5g} ms; {_say_options(self._target)}",
+            host_fingerprint(),
+            noisy=half > 0.1,
+        )
+
+    def direct(self, model: Path, seconds: float = 1.0) -> list[Measurement]:
+        """latency_direct_ms (median) and latency_p95_ms as timed, run after run; for a machine at rest.
+
+        samples: single runs in ms. Noisy where the median is far above the least run or repeats disagree.
+        """
+        answer = self._channel.ask("time", _check_model(Path(model)), seconds=seconds, repeats=REPEATS)
+        repeats = [np.asarray(repeat) / 1e6 for repeat in answer["samples_ns"]]
+        return [
+            self._summarise("latency_direct_ms", repeats, 0.5, seconds),
+            self._summarise("latency_p95_ms", repeats, 0.95, seconds),
+        ]
+
+    def _summarise(self, quantity: str, repeats: list[Any], level: float, seconds: float) -> Measurement:
+        runs = np.concatenate(repeats)
+        value = float(np.quantile(runs, level))
+        low, high = interval_of_repeats([float(np.quantile(repeat, level)) for repeat in repeats])
+        medians = [float(np.median(repeat)) for repeat in repeats]
+        return Measurement(
+            quantity,
+            value,
+            max(min(low, value), float(runs.min()) if level == 0.5 else 0.0),
+            max(high, value),
+            tuple(np.round(runs, 6).tolist()),
+            self._target.name,
+            "measured:host",
+            f"{len(runs)} runs as timed in {REPEATS} repeats, {seconds:g} s; {_say_options(self._target)}",
+            host_fingerprint(),
+            noisy=bool(np.median(runs) > 1.3 * runs.min() or max(medians) > 1.15 * min(medians)),
+        )
+
+    def _measure_ladder(self) -> list[dict[str, Any]]:
+        if not self._references:
+            raise ValueError("pairing needs at least one reference model. Got none.")
+        costs = {path: self._channel.ask("probe", path)["ns"] for path in self._references}
+        paths = sorted(self._references, key=lambda path: costs[path])
+        links = list(zip(paths[1:], paths[:-1], strict=True)) or [(paths[0], paths[0])]
+        rounds = [self._measure_round(links) for _ in range(ROUNDS)]
+        ratios = np.asarray([ratio for ratio, _ in rounds]).T  # (links, rounds)
+        medians = np.median([[m for m, _ in row] for _, row in rounds], axis=0)
+        p95s = np.median([[p for _, p in row] for _, row in rounds], axis=0)
+        chain = np.cumprod([1.0, *np.median(ratios, axis=1)])[: len(paths)]
+        # medians: one per rung; each rung's own one says what the first rung's would be
+        scale = float(np.median(medians / chain))
+        spread, freedom = pooled_spread(ratios)
+        return [
+            {
+                "reference": path.name,
+                "sha256": _hash(path),
+                "ms": float(f"{scale * chain[i]:.6g}"),
+                "direct_ms": float(f"{medians[i]:.6g}"),
+                "p95_ms": float(f"{p95s[i]:.6g}"),
+                "repeat_spread": float(f"{spread:.6g}"),
+                "repeat_seconds": self._ladder_seconds / ROUNDS,
+                "freedom": freedom,
+                "noisy": bool(abs(np.log(medians[i] / (scale * chain[i]))) > 0.15 or spread > 0.05),
+                "threads": self._target.options.get("threads", 1),
+                "batch": self._target.options.get("batch", 1),
+                "host": host_fingerprint(),
+                "path": str(path),
+            }
+            for i, path in enumerate(paths)
+        ]
+
+    def _measure_round(self, links: list[tuple[Path, Path]]) -> tuple[list[float], list[tuple[float, float]]]:
+        """Each link's ratio (dearer ÷ cheaper) and each rung's (median, p95) in ms, in a fresh process."""
+        self._channel.restart()
+        seconds = self._ladder_seconds / ROUNDS
+        ratios = []
+        for upper, lower in links:
+            one = {"references": [str(lower)], "reference_ms": [1.0], "seconds": seconds, "strict": False}
+            blocks = np.asarray(self._channel.ask("pair", upper, **one)["blocks_ns"], dtype=float)
+            ratios.append(float(np.median(blocks[:, 0] / blocks[:, 1])))
+        rungs = list(dict.fromkeys([links[0][1], *(upper for upper, _ in links)]))
+        return ratios, [self._time_rung(path, seconds / 2) for path in rungs]
+
+    def _time_rung(self, path: Path, seconds: float) -> tuple[float, float]:
+        answer = self._channel.ask("time", path, seconds=seconds, repeats=1, strict=False)
+        median, p95 = np.quantile(np.asarray(answer["samples_ns"][0]) / 1e6, [0.5, 0.95])
+        return float(median), float(p95)
+
+
+def _match_ladder(
+    ladder: Sequence[Mapping[str, Any]], references: Sequence[Path], target: Target
+) -> list[dict[str, Any]]:
+    """The recorded rungs with the references' present paths; ValueError where they do not belong here."""
+    here = {"host": host_fingerprint(), **{key: target.options.get(key, 1) for key in ("threads", "batch")}}
+    paths = {_hash(path): str(path) for path in references}
+    for rung in ladder:
+        for key, value in here.items():
+            if rung[key] != value:
+                raise ValueError(
+                    f"the recorded ladder was measured with {key} {rung[key]}; here it is {value}."
+                )
+        if rung["sha256"] not in paths:
+            raise ValueError(f"the recorded ladder's {rung['reference']} is not among the references.")
+    if len(ladder) != len(paths):
+        raise ValueError(f"the recorded ladder has {len(ladder)} rungs for {len(paths)} references.")
+    return [{**rung, "path": paths[rung["sha256"]]} for rung in ladder]
+
+
+def _check_model(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"there is no model file {path}.")
+    return path.resolve()
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _say_options(target: Target) -> str:
+    threads, batch = target.options.get("threads", 1), target.options.get("batch", 1)
+    return f"{threads} thread{'s' if threads != 1 else ''}, batch {batch}"

@@ -1,0 +1,39 @@
+"""Intervals that hold what changes from one repeat to the next, not only the scatter within one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import stdtrit
+
+
+def find_t(freedom: float) -> float:
+    """The two-sided 95 % point of Student's t."""
+    return float(stdtrit(freedom, 0.975))
+
+
+def interval_of_repeats(repeats: Sequence[float]) -> tuple[float, float]:
+    """Where a further repeat falls in 95 % of cases: mean ± t · s · √(1 + 1/n), at least two repeats.
+
+    Not divided by √n: a machine drifts for longer than the repeats last, so they are not independent draws.
+    """
+    values = np.asarray(repeats, dtype=float)
+    n = len(values)
+    half = find_t(n - 1) * float(values.std(ddof=1)) * (1 + 1 / n) ** 0.5
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def pooled_spread(groups: ArrayLike) -> tuple[float, int]:
+    """Relative standard deviation within groups, pooled, and its degrees of freedom. (groups, repeats)"""
+    logs = np.log(np.asarray(groups, dtype=float))
+    freedom = logs.shape[0] * (logs.shape[1] - 1)
+    within = ((logs - logs.mean(axis=1, keepdims=True)) ** 2).sum()
+    return float(np.sqrt(within / freedom)), freedom
+
+
+def median_error(samples: Sequence[float], segments: int = 4) -> float:
+    """The relative standard error of a median of samples taken in time order, from its segments' medians."""
+    parts = [np.median(part) for part in np.array_split(np.asarray(samples, dtype=float), segments)]
+    return float(np.std(np.log(parts), ddof=1) / segments**0.5)
