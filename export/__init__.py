@@ -1,14 +1,75 @@
+"""From a student to the files an edge app drops in.
+
+What needs torch or onnx is loaded on first use, so that `export.verify` runs where neither is installed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from export.front import Front, ImageFront, PlainFront, SeriesFront, TableFront
 from export.types import Artifact, Parity, Signature, TensorSpec
 
+if TYPE_CHECKING:
+    from export.exporter import to_onnx
+    from export.folder import write_student
+    from export.front_torch import apply_front
+    from export.graphs import describe
+    from export.precisions import PRECISIONS, make_up_inputs, quantise
+    from export.preprocess import front_graph, merge_front
+    from export.session import Runner, check_parity, run
+    from export.signatures import body_signature, front_data, raw_signature
+
+_HOMES = {
+    "PRECISIONS": "precisions",
+    "Runner": "session",
+    "apply_front": "front_torch",
+    "body_signature": "signatures",
+    "check_parity": "session",
+    "describe": "graphs",
+    "front_data": "signatures",
+    "front_graph": "preprocess",
+    "make_up_inputs": "precisions",
+    "merge_front": "preprocess",
+    "quantise": "precisions",
+    "raw_signature": "signatures",
+    "run": "session",
+    "to_onnx": "exporter",
+    "write_student": "folder",
+}
+
 __all__ = [
+    "PRECISIONS",
     "Artifact",
     "Front",
     "ImageFront",
     "Parity",
     "PlainFront",
+    "Runner",
     "SeriesFront",
     "Signature",
     "TableFront",
     "TensorSpec",
+    "apply_front",
+    "body_signature",
+    "check_parity",
+    "describe",
+    "front_data",
+    "front_graph",
+    "make_up_inputs",
+    "merge_front",
+    "quantise",
+    "raw_signature",
+    "run",
+    "to_onnx",
+    "write_student",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'export' has no attribute {name!r}")
+    value = getattr(import_module(f"export.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

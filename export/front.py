@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class ImageFront:
     """Decoded pixels → `x: float32 (batch, channels, *size)`; resize as in findings: antialias, half-pixel.
 
-    `raw` is the shape of one example as stored: layout "hwc", "chw" or "hw"; None stands for a side that varies.
+    `raw` is the shape of one example as stored: layout "hwc", "chw" or "hw"; None stands for
+    a side that varies. Stored grey (one channel, or "hw") is spread over the student's `channels`.
     The value is `(pixel - mean[c]) / std[c]`, mean and std in the units of the raw pixels.
     """
 
@@ -24,10 +25,10 @@ class ImageFront:
 
 @dataclass(frozen=True)
 class TableFront:
-    """`numbers: float32 (batch, n)` with NaN for missing and `categories: int64 (batch, m)` → `x: float32 (batch, f)`.
+    """`numbers: float32 (batch, n)` and `categories: int64 (batch, m)` → `x: float32 (batch, f)`.
 
-    x = standardised numbers (missing → 0), then a 0/1 flag per column of `flagged`, then a one-hot per category
-    column (code outside 0..size-1 → all zeros). An input with no columns is left out of the graph.
+    x = standardised numbers (NaN is missing → 0), then a 0/1 flag per column of `flagged`, then a one-hot per
+    category column (code outside 0..size-1 → all zeros). An input with no columns is left out of the graph.
     """
 
     mean: tuple[float, ...]
@@ -38,7 +39,7 @@ class TableFront:
 
 @dataclass(frozen=True)
 class SeriesFront:
-    """`series: float32 (batch, channels, time)` (+ `length: int64 (batch,)` where `masked`) → `x`, same shape.
+    """`series: float32 (batch, channels, time)` (+ `length: int64 (batch,)` where `masked`) → `x` alike.
 
     x = (series - mean[c]) / std[c]; where masked, positions at or after `length` are 0 and a second output
     `mask: float32 (batch, 1, time)` says which positions count.

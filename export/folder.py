@@ -1,0 +1,132 @@
+"""A student folder: everything an edge app takes, self-contained and hashed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+
+from export.front import Front
+from export.graphs import describe, read_specs
+from export.hashes import hash_file
+from export.session import Runner
+from export.signatures import front_data
+from export.types import Artifact
+
+FORMAT = 1
+COMPUTED = ("format", "inputs", "outputs", "opset", "operators", "precision", "size_bytes", "files")
+REQUIREMENTS = "numpy\nonnxruntime>=1.20\n"
+# Another machine's kernels round elsewhere: float32 in the last digits, int8 by a step of some activation.
+RELATIVE_TOLERANCE = {"fp32": 1e-4}
+QUANTISED_TOLERANCE = 0.05
+
+
+def write_student(
+    folder: Path, artifact: Artifact, manifest: Mapping[str, Any], golden: Mapping[str, np.ndarray], card: str
+) -> Path:
+    """Write the folder of one student beside, then rename; an older folder is replaced.
+
+    `manifest` gives what the file itself does not say: `classes` (or None), `preprocessing` (a front),
+    `teacher` (`licence` and `origin` as given, or None) and whatever else an app should know. `golden` is raw
+    inputs; the outputs to expect are what the shipped file gives. Raises ValueError where `manifest` names a
+    computed key or lacks one of these three.
+    """
+    _check_given(manifest)
+    draft = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    shutil.copyfile(artifact.path, draft / "model.onnx")
+    _write_golden(draft, artifact.precision, golden)
+    (draft / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    _write_snippet(draft / "snippets" / "python")
+    _write_json(draft / "manifest.json", _fill_manifest(draft, artifact, manifest))
+    _replace(folder, draft)
+    return folder
+
+
+def _check_given(manifest: Mapping[str, Any]) -> None:
+    computed = sorted(set(COMPUTED) & set(manifest))
+    if computed:
+        raise ValueError(f"the manifest's {', '.join(computed)} are read from the file, not given")
+    missing = [key for key in ("classes", "preprocessing", "teacher") if key not in manifest]
+    if missing:
+        raise ValueError(f"the manifest needs {', '.join(missing)} (None where there is none)")
+
+
+def _fill_manifest(draft: Path, artifact: Artifact, given: Mapping[str, Any]) -> dict[str, Any]:
+    shipped = describe(draft / "model.onnx", artifact.precision)
+    graph = onnx.load(draft / "model.onnx").graph
+    preprocessing = given["preprocessing"]
+    if isinstance(preprocessing, get_args(Front)):
+        preprocessing = front_data(preprocessing)
+    return {
+        "format": FORMAT,
+        "inputs": [asdict(spec) for spec in read_specs(graph.input)],
+        "outputs": [asdict(spec) for spec in read_specs(graph.output)],
+        **given,
+        "preprocessing": preprocessing,
+        "opset": shipped.opset,
+        "operators": shipped.operators,
+        "precision": shipped.precision,
+        "size_bytes": shipped.size_bytes,
+        "files": _hash_files(draft),
+    }
+
+
+def _hash_files(draft: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in draft.rglob("*") if path.is_file())
+    return {
+        path.relative_to(draft).as_posix(): {"sha256": hash_file(path), "size_bytes": path.stat().st_size}
+        for path in files
+    }
+
+
+def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray]) -> None:
+    runner = Runner(draft / "model.onnx")
+    names = [output.name for output in runner.session.get_outputs()]
+    outputs = dict(zip(names, runner.all_outputs(golden), strict=True))
+    largest = max(1.0, *(float(np.abs(output).max()) for output in outputs.values()))
+    arrays = {f"input/{name}": array for name, array in golden.items()}
+    arrays |= {f"output/{name}": array for name, array in outputs.items()}
+    np.savez_compressed(draft / "golden.npz", **arrays)  # type: ignore[arg-type]
+    _write_json(
+        draft / "golden.json",
+        {
+            "tolerance": RELATIVE_TOLERANCE.get(precision, QUANTISED_TOLERANCE) * largest,
+            "inputs": {name: _describe_array(f"input/{name}", array) for name, array in golden.items()},
+            "outputs": {name: _describe_array(f"output/{name}", array) for name, array in outputs.items()},
+        },
+    )
+
+
+def _describe_array(key: str, array: np.ndarray) -> dict[str, Any]:
+    return {"key": key, "dtype": str(array.dtype), "shape": list(array.shape)}
+
+
+def _write_snippet(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    source = resources.files("export") / "snippets" / "predict.py"
+    (folder / "predict.py").write_bytes(source.read_bytes())
+    (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _replace(folder: Path, draft: Path) -> None:
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        draft.rename(folder)
+        shutil.rmtree(old)
+    else:
+        draft.rename(folder)

@@ -1,0 +1,129 @@
+"""fp32 file in, file of another precision out."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from export.graphs import FRONT_PREFIX, describe, read_specs, tidy, write_model
+from export.types import Artifact
+
+Calibration = Sequence[Mapping[str, np.ndarray]]
+
+
+def quantise(source: Path, path: Path, precision: str, calibration: Calibration) -> Artifact:
+    """Write the fp32 file `source` at `precision` to `path`. The same inputs give the same bytes.
+
+    `calibration` holds feeds (batches of named inputs) of training data; an untrained candidate that is only
+    to be timed is served by `make_up_inputs`. Raises ValueError for a
+    precision that is unknown or does not suit.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}. Got {precision!r}")
+    model = PRECISIONS[precision](onnx.load(source), calibration)
+    write_model(tidy(model), path)
+    return describe(path, precision)
+
+
+def make_up_inputs(path: Path, rows: int = 4, seed: int = 0) -> tuple[dict[str, np.ndarray], ...]:
+    """One batch of made-up inputs: enough to time a candidate, not to calibrate what ships.
+
+    Symbolic sides other than the batch are 32.
+    """
+    model = onnx.load(path, load_external_data=False)
+    generator = np.random.default_rng(seed)
+    feeds = {}
+    for spec in read_specs(model.graph.input):
+        shape = (rows, *(side if isinstance(side, int) else 32 for side in spec.shape[1:]))
+        values: np.ndarray
+        if spec.dtype == "float32":
+            values = np.ones(shape) if spec.name == "mask" else generator.standard_normal(shape)
+        else:
+            values = generator.integers(0, 256 if spec.dtype == "uint8" else 2, shape)
+        feeds[spec.name] = values.astype(spec.dtype)
+    return (feeds,)
+
+
+def _keep(model: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
+    return model
+
+
+def _quantise_static(model: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
+    """QDQ with activations in uint8 and weights in int8 per channel; a front graph stays in float32."""
+    if not calibration:
+        raise ValueError("int8 needs at least one batch of calibration inputs. Got none")
+    with _workshop() as folder:
+        prepared, quantised = folder / "prepared.onnx", folder / "quantised.onnx"
+        quant_pre_process(model, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            quantised,
+            _Feeds(calibration),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=_front_nodes(onnx.load(prepared)),
+        )
+        return onnx.load(quantised)
+
+
+def _quantise_dynamic(model: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
+    """Weights in int8, activations quantised as they come: no calibration; too slow for convolutions."""
+    if any(node.op_type == "Conv" for node in model.graph.node):
+        raise ValueError("int8-dynamic does not suit a graph with Conv (it runs many times slower). Use int8")
+    with _workshop() as folder:
+        prepared, quantised = folder / "prepared.onnx", folder / "quantised.onnx"
+        quant_pre_process(model, prepared, skip_symbolic_shape=True)
+        quantize_dynamic(prepared, quantised, per_channel=True, weight_type=QuantType.QInt8)
+        return onnx.load(quantised)
+
+
+PRECISIONS: dict[str, Callable[[onnx.ModelProto, Calibration], onnx.ModelProto]] = {
+    "fp32": _keep,
+    "int8": _quantise_static,
+    "int8-dynamic": _quantise_dynamic,
+}
+
+
+class _Feeds(CalibrationDataReader):
+    def __init__(self, calibration: Calibration):
+        self.rest = iter(calibration)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        feeds = next(self.rest, None)
+        return None if feeds is None else dict(feeds)
+
+
+def _front_nodes(model: onnx.ModelProto) -> list[str]:
+    return [node.name for node in model.graph.node if node.name.startswith(FRONT_PREFIX)]
+
+
+@contextmanager
+def _workshop() -> Iterator[Path]:
+    """A folder for the quantiser's files, and silence: it logs on the root logger, which it also sets up."""
+    root = logging.getLogger()
+    handlers, disabled = root.handlers[:], root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with tempfile.TemporaryDirectory(prefix="quantise-") as folder:
+            yield Path(folder)
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers

@@ -1,0 +1,165 @@
+"""Is a student folder whole, and does it give what it gave where it was made? Without torch or onnx."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from importlib import resources
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from export.hashes import hash_file
+from export.session import RUNTIME_ERRORS, Runner, largest_difference
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "null": type(None),
+}
+
+
+def verify(folder: Path) -> list[str]:
+    """What is wrong with the folder, one line each; an empty list means it is good.
+
+    A file whose hash differs is not run. Paths in the manifest that lead out of the folder are never opened.
+    """
+    manifest = _read_json(folder / "manifest.json")
+    if isinstance(manifest, str):
+        return [manifest]
+    schema = json.loads((resources.files("export") / "manifest.schema.json").read_text(encoding="utf-8"))
+    problems = check_schema(manifest, schema, schema["$defs"], "manifest.json")
+    if problems:
+        return problems
+    problems = _check_files(folder, manifest["files"])
+    if (folder / "model.onnx").is_file() and (folder / "model.onnx").stat().st_size != manifest["size_bytes"]:
+        problems.append("model.onnx is not of the size_bytes in manifest.json")
+    return problems or _check_golden(folder, manifest)
+
+
+def check_schema(value: Any, schema: dict[str, Any], defs: dict[str, Any], where: str) -> list[str]:
+    """The part of JSON schema that the manifest's own uses; keys it does not name are allowed."""
+    if "$ref" in schema:
+        schema = defs[schema["$ref"].removeprefix("#/$defs/")]
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    fits = any(isinstance(value, _TYPES[kind]) for kind in kinds) and not isinstance(value, bool)
+    if kinds and not fits:
+        return [f"{where} must be {' or '.join(kinds)}. Got {_short(value)}"]
+    problems = []
+    if isinstance(value, dict):
+        problems += [f"{where} lacks {key!r}" for key in schema.get("required", []) if key not in value]
+        known, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+        for key, inner in value.items():
+            problems += check_schema(inner, known.get(key, others), defs, f"{where}: {key}")
+    elif isinstance(value, list):
+        if len(value) < schema.get("minItems", 0):
+            problems.append(f"{where} must not be empty")
+        for i, inner in enumerate(value):
+            problems += check_schema(inner, schema.get("items", {}), defs, f"{where}[{i}]")
+    elif isinstance(value, int) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        problems.append(f"{where} must be {_range(schema)}. Got {value}")
+    if "enum" in schema and value not in schema["enum"]:
+        problems.append(f"{where} must be one of {', '.join(schema['enum'])}. Got {_short(value)}")
+    return problems
+
+
+def _range(schema: dict[str, Any]) -> str:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    return f"at least {least}" if most is None else f"within {least}..{most}"
+
+
+def _read_json(path: Path) -> dict[str, Any] | str:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return f"{path.name} is not JSON: {error}"
+    return data if isinstance(data, dict) else f"{path.name} must hold an object. Got {_short(data)}"
+
+
+def _check_files(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+    problems = []
+    for name, entry in files.items():
+        path = folder / name
+        if not _is_inside(folder, name):
+            problems.append(f"manifest.json: files: {name!r} leads out of the folder")
+        elif not path.is_file():
+            problems.append(f"{name} is missing")
+        elif hash_file(path) != entry["sha256"]:
+            problems.append(f"{name} is not the file that was shipped: its sha256 differs")
+        elif path.stat().st_size != entry["size_bytes"]:
+            problems.append(f"{name} is not of the size_bytes in manifest.json")
+    return problems + [f"{name} is not in manifest.json" for name in _unlisted(folder, files)]
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    pure = (PurePosixPath(name), PureWindowsPath(name))
+    if not name or "\0" in name or any(p.is_absolute() or p.drive or ".." in p.parts for p in pure):
+        return False
+    return (folder / name).resolve().is_relative_to(folder.resolve())  # a link may lead out as well
+
+
+def _unlisted(folder: Path, files: dict[str, Any]) -> list[str]:
+    """Files beside those listed; hidden files and Python's caches come about by themselves."""
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [
+        path.as_posix()
+        for path in found
+        if path.as_posix() not in {*files, "manifest.json"}
+        and not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+    ]
+
+
+def _check_golden(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Run the golden inputs through the shipped file."""
+    golden = _read_json(folder / "golden.json")
+    if isinstance(golden, str):
+        return [golden]
+    try:
+        inputs, expected = _load_golden(folder / "golden.npz", golden)
+        tolerance = float(golden["tolerance"])
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        return [f"golden.json and golden.npz do not fit together: {type(error).__name__} {error}"]
+    try:
+        runner = Runner(folder / "model.onnx")
+        outputs = dict(
+            zip([spec["name"] for spec in manifest["outputs"]], runner.all_outputs(inputs), strict=True)
+        )
+    except (*RUNTIME_ERRORS, ValueError) as error:
+        return [f"model.onnx does not run on its golden inputs: {str(error).splitlines()[0]}"]
+    return _compare(outputs, expected, tolerance)
+
+
+def _load_golden(path: Path, golden: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        inputs, outputs = (
+            {name: arrays[entry["key"]] for name, entry in golden[side].items()}
+            for side in ("inputs", "outputs")
+        )
+    return inputs, outputs
+
+
+def _compare(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> list[str]:
+    if outputs.keys() != expected.keys():
+        return [f"golden.json must expect {', '.join(outputs)}. Got {', '.join(expected) or 'nothing'}"]
+    problems = []
+    for name, wanted in expected.items():
+        if outputs[name].shape != wanted.shape:
+            problems.append(
+                f"golden output {name} has shape {wanted.shape}, the file gives {outputs[name].shape}"
+            )
+            continue
+        largest = largest_difference(outputs[name], wanted)
+        if not largest <= tolerance:
+            problems.append(f"golden output {name} is off by {largest:.3g}. Allowed: {tolerance:.3g}")
+    return problems
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
