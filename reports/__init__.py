@@ -2,6 +2,7 @@
 
 from reports.choice import Choice, choose, frontier
 from reports.intervals import Difference, Interval, difference, holm, score_interval, verdict
+from reports.page import draw_report
 from reports.scores import SCORES, Score, calibration_error
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "calibration_error",
     "choose",
     "difference",
+    "draw_report",
     "frontier",
     "holm",
     "score_interval",

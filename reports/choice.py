@@ -59,7 +59,8 @@ def choose(
     """The student of one budget, judged on val.
 
     `rows`: one per student × precision on the budget's target, with id, precision, val and per quantity q:
-    q, q_low, q_high, q_provenance. `outputs[(id, precision)]`: on the val rows of `truth`. A limit is kept when the bad end of the interval keeps it; what was not measured keeps none. The best val score wins;
+    q, q_low, q_high, q_provenance. `outputs[(id, precision)]`: on the val rows of `truth`. A limit is kept
+    when the bad end of the interval keeps it; what was not measured keeps none. The best val score wins;
     among those whose paired difference from it includes 0, the cheapest by `main_cost` (default size_kb).
     With a `score` limit the cheapest that keeps it wins.
     """
@@ -112,7 +113,7 @@ def _pick(
 
     def is_level(i: int) -> bool:
         ours, theirs = outputs[_key(rows, best)], outputs[_key(rows, i)]
-        return difference(score, truth, [ours], [theirs], groups).low <= 0
+        return not difference(score, truth, [ours], [theirs], groups).low > 0
 
     return min((i for i in among if i == best or is_level(i)), key=price)
 

@@ -93,8 +93,10 @@ def difference(
 
 def _conclude(value: float, rows_part: float, rows_df: int, seeds_part: float, seeds: int) -> Difference:
     error = float(np.sqrt(rows_part + seeds_part))
-    if not error > 0:
-        return Difference(value, value, value, 1.0 if value == 0 else 0.0, 0.0, seeds)
+    if not np.isfinite(error):
+        return Difference(value, float("nan"), float("nan"), 1.0, float("nan"), seeds)
+    if error == 0:
+        return Difference(value, value, value, float(value == 0), 0.0, seeds)
     share = seeds_part / error**2
     df = 1 / ((1 - share) / rows_df + (share / (seeds - 1) if seeds > 1 else 0.0))
     half = float(t.ppf(0.975, df)) * error
@@ -111,18 +113,22 @@ def _vary_rows(
 ) -> float:
     """Variance of the seeds' mean difference by drawing other rows (or groups).
 
-    Where the score is a mean of terms, one cluster as large as the largest is added: without it few changed
-    rows reject too often (the reason of Agresti and Min's added half counts, 2005).
+    NaN with a single one. Where the score is a mean of terms, one cluster as large as the largest is added:
+    without it few changed rows reject too often (the reason of Agresti and Min's added half counts, 2005).
     """
     pairs = list(zip(ours, theirs, strict=True))
+    if len(clusters) < 2:
+        return float("nan")
     if score.per_row is None:
         draws = _bootstrap(
             lambda r: float(np.mean([score.fn(truth[r], a[r]) - score.fn(truth[r], b[r]) for a, b in pairs])),
             clusters,
             seed=0,
+            draws=400,
         )
-        count = len(clusters)
-        return float(draws.var(ddof=1)) * count / max(count - 1, 1) if len(draws) > 1 else float("nan")
+        return (
+            float(draws.var(ddof=1)) * len(clusters) / (len(clusters) - 1) if len(draws) > 1 else float("nan")
+        )
     terms = np.array([score.per_row(truth, a) - score.per_row(truth, b) for a, b in pairs]).mean(axis=0)
     largest = float(np.abs(_sum_clusters(terms, clusters)).max())
     if largest == 0:
@@ -165,13 +171,15 @@ def _clusters(groups: np.ndarray | None, rows: int) -> list[np.ndarray]:
     return np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
 
 
-def _bootstrap(fn: Callable[[np.ndarray], float], clusters: list[np.ndarray], seed: int) -> np.ndarray:
-    """Values (≤ DRAWS,) of `fn(rows)` over redrawn clusters; undefined values are left out."""
+def _bootstrap(
+    fn: Callable[[np.ndarray], float], clusters: list[np.ndarray], seed: int, draws: int = DRAWS
+) -> np.ndarray:
+    """Values (≤ draws,) of `fn(rows)` over redrawn clusters; undefined values are left out."""
     random, count = np.random.default_rng(seed), len(clusters)
     single = all(len(rows) == 1 for rows in clusters)
     flat = np.concatenate(clusters)
-    values = np.empty(DRAWS)
-    for draw in range(DRAWS):
+    values = np.empty(draws)
+    for draw in range(draws):
         picks = random.integers(0, count, count)
         values[draw] = fn(flat[picks] if single else np.concatenate([clusters[p] for p in picks]))
     return values[np.isfinite(values)]

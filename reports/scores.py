@@ -1,8 +1,8 @@
 """Scores by name: plain functions of (truth, outputs), so that intervals can resample them.
 
 Classification: truth (rows,) class numbers, outputs (rows, classes) logits; one column is read as the
-logit of class 1. Multilabel: truth (rows, labels) of 0 and 1, outputs (rows, labels) logits. Regression: truth and
-outputs are values, (rows, outputs) or (rows,).
+logit of class 1. Multilabel: truth (rows, labels) of 0 and 1, outputs (rows, labels) logits. Regression:
+truth and outputs are values, (rows, outputs) or (rows,).
 """
 
 from __future__ import annotations
