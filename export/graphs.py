@@ -69,6 +69,7 @@ def tidy(model: onnx.ModelProto, keep: Collection[str] | None = None) -> onnx.Mo
     for graph in _all_graphs(model.graph):
         _strip(graph)
     model.graph.name = "student"
+    _drop_unused_domains(model)
     if not model.functions and len(list(_all_graphs(model.graph))) == 1:
         ends = [value.name for value in [*model.graph.input, *model.graph.output]]
         shorten_names(model.graph, ends if keep is None else keep)
@@ -111,6 +112,16 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
 def _fresh_names(prefix: str, taken: Collection[str]) -> Iterator[str]:
     taken = frozenset(taken)
     return (name for i in itertools.count() if (name := f"{prefix}{i}") not in taken)
+
+
+def _drop_unused_domains(model: onnx.ModelProto) -> None:
+    """onnxruntime declares every domain it knows, the standard one by its long name too."""
+    used = {node.domain for graph in _all_graphs(model.graph) for node in graph.node}
+    used |= {node.domain for function in model.functions for node in function.node}
+    kept = [onnx.helper.make_opsetid("", standard_opset(model))]
+    kept += [entry for entry in model.opset_import if entry.domain in used - {"", "ai.onnx"}]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 def _strip(graph: onnx.GraphProto) -> None:

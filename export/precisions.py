@@ -23,6 +23,22 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from export.graphs import FRONT_PREFIX, describe, read_specs, tidy, write_model
 from export.types import Artifact
 
+UNBOUNDED = 1e6
+BOUNDING = frozenset(
+    {
+        "Softmax",
+        "LogSoftmax",
+        "ReduceMax",
+        "ReduceMin",
+        "GlobalMaxPool",
+        "Max",
+        "Min",
+        "Clip",
+        "Sigmoid",
+        "Exp",
+    }
+)
+
 Calibration = Sequence[Mapping[str, np.ndarray]]
 
 
@@ -67,9 +83,9 @@ def _quantise_static(model: onnx.ModelProto, calibration: Calibration) -> onnx.M
     """QDQ with activations in uint8 and weights in int8 per channel; a front graph stays in float32."""
     if not calibration:
         raise ValueError("int8 needs at least one batch of calibration inputs. Got none")
-    with _workshop() as folder:
-        prepared, quantised = folder / "prepared.onnx", folder / "quantised.onnx"
-        quant_pre_process(model, prepared, skip_symbolic_shape=True)
+    # Ranges of masked values are infinite; they are computed, though not used.
+    with _workshop() as folder, np.errstate(invalid="ignore"):
+        prepared, quantised = _prepare(model, folder), folder / "quantised.onnx"
         quantize_static(
             prepared,
             quantised,
@@ -79,7 +95,7 @@ def _quantise_static(model: onnx.ModelProto, calibration: Calibration) -> onnx.M
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=_front_nodes(onnx.load(prepared)),
+            nodes_to_exclude=_kept_in_float(onnx.load(prepared)),
         )
         return onnx.load(quantised)
 
@@ -89,8 +105,7 @@ def _quantise_dynamic(model: onnx.ModelProto, calibration: Calibration) -> onnx.
     if any(node.op_type == "Conv" for node in model.graph.node):
         raise ValueError("int8-dynamic does not suit a graph with Conv (it runs many times slower). Use int8")
     with _workshop() as folder:
-        prepared, quantised = folder / "prepared.onnx", folder / "quantised.onnx"
-        quant_pre_process(model, prepared, skip_symbolic_shape=True)
+        prepared, quantised = _prepare(model, folder), folder / "quantised.onnx"
         quantize_dynamic(prepared, quantised, per_channel=True, weight_type=QuantType.QInt8)
         return onnx.load(quantised)
 
@@ -111,8 +126,36 @@ class _Feeds(CalibrationDataReader):
         return None if feeds is None else dict(feeds)
 
 
-def _front_nodes(model: onnx.ModelProto) -> list[str]:
-    return [node.name for node in model.graph.node if node.name.startswith(FRONT_PREFIX)]
+def _prepare(model: onnx.ModelProto, folder: Path) -> Path:
+    """Fold and fuse as the quantiser needs it; every node gets a name."""
+    for i, node in enumerate(model.graph.node):
+        node.name = node.name or f"node-{i}"
+    onnx.save(model, folder / "source.onnx")
+    quant_pre_process(folder / "source.onnx", folder / "prepared.onnx", skip_symbolic_shape=True)
+    return folder / "prepared.onnx"
+
+
+def _kept_in_float(model: onnx.ModelProto) -> list[str]:
+    """Nodes of a front, and those on the way of an attention mask: its -inf leaves no step for anything else.
+
+    A value is masked from the constant that is beyond `UNBOUNDED` up to the operator that bounds it.
+    """
+    masked = {tensor.name for tensor in model.graph.initializer if _is_unbounded(tensor)}
+    kept = []
+    for node in model.graph.node:
+        constants = [a.t for a in node.attribute if a.type == onnx.AttributeProto.TENSOR]
+        on_the_way = not masked.isdisjoint(node.input) or any(map(_is_unbounded, constants))
+        if on_the_way and node.op_type not in BOUNDING:
+            masked.update(node.output)
+        if on_the_way or node.name.startswith(FRONT_PREFIX):
+            kept.append(node.name)
+    return kept
+
+
+def _is_unbounded(tensor: onnx.TensorProto) -> bool:
+    if tensor.data_type != onnx.TensorProto.FLOAT:
+        return False
+    return bool((np.abs(onnx.numpy_helper.to_array(tensor)) > UNBOUNDED).any())
 
 
 @contextmanager
