@@ -22,6 +22,8 @@ from benchmark.targets import TRANSPORTS, unavailable
 from benchmark.types import Measurement, Target
 
 ROUNDS = 6  # of the ladder, each in a fresh process
+QUIET_ROUNDS = 4  # of them are used
+SLOWED = 1.08  # a reference this much slower than at rest tells of contention
 REPEATS = 5  # of a direct measurement
 LADDER_SECONDS = 1.5  # per pair of neighbouring rungs, over all rounds
 
@@ -47,7 +49,7 @@ class Bench:
         if reason is not None:
             raise ValueError(reason)
         self._target = target
-        self._references = [_check_model(Path(path)) for path in references]
+        self._references = [check_model(Path(path)) for path in references]
         self._ladder_seconds = ladder_seconds
         self._ladder = None if ladder is None else _match_ladder(ladder, self._references, target)
         self._channel = TRANSPORTS[target.transport](target, feeds)
@@ -79,13 +81,17 @@ class Bench:
         """latency_ms: median over blocks of (model's least ÷ reference's least time) × the reference's ms.
 
         samples: each block's ratio × the reference's ms. The interval joins the scatter within this repeat
-        with the ladder's spread between repeats. Raises ValueError for a file that cannot be run, WorkerDied.
+        with the ladder's spread between repeats; it does not hold what contention does to unlike models (one
+        of 23 channels slowed by 39 % where one of 28 slowed by 10 %), so a slowed reference is flagged as
+        noisy: measure again at rest what matters.
+
+        Raises ValueError for a file that cannot be run, WorkerDied.
         """
         self.ladder()
         assert self._ladder is not None
         answer = self._channel.ask(
             "pair",
-            _check_model(Path(model)),
+            check_model(Path(model)),
             seconds=seconds,
             references=[rung["path"] for rung in self._ladder],
             reference_ms=[rung["ms"] for rung in self._ladder],
@@ -94,6 +100,7 @@ class Bench:
         samples = [round(own / other * rung["ms"], 7) for own, other in answer["blocks_ns"]]
         value = float(np.median(samples))
         repeat = rung["repeat_spread"] * max(1.0, rung["repeat_seconds"] / seconds) ** 0.5
+        slowed = float(np.median([other for _, other in answer["blocks_ns"]])) / 1e6 / rung["least_ms"]
         half = find_t(rung["freedom"]) * float(np.hypot(repeat, median_error(samples)))
         protocol = f"median of {len(samples)} pairs of 2 ms blocks (least ÷ least), {seconds:g} s"
         return Measurement(
@@ -104,9 +111,9 @@ class Bench:
             tuple(samples),
             self._target.name,
             "measured:host",
-            f"{protocol}; reference {rung['reference']} at {rung['ms']:.5g} ms; {_say_options(self._target)}",
+            f"{protocol}; reference {rung['reference']} at {rung['ms']:.5g} ms; {say_options(self._target)}",
             host_fingerprint(),
-            noisy=half > 0.1,
+            noisy=half > 0.1 or slowed > SLOWED,
         )
 
     def direct(self, model: Path, seconds: float = 1.0) -> list[Measurement]:
@@ -114,7 +121,7 @@ class Bench:
 
         samples: single runs in ms. Noisy where the median is far above the least run or repeats disagree.
         """
-        answer = self._channel.ask("time", _check_model(Path(model)), seconds=seconds, repeats=REPEATS)
+        answer = self._channel.ask("time", check_model(Path(model)), seconds=seconds, repeats=REPEATS)
         repeats = [np.asarray(repeat) / 1e6 for repeat in answer["samples_ns"]]
         return [
             self._summarise("latency_direct_ms", repeats, 0.5, seconds),
@@ -134,7 +141,7 @@ class Bench:
             tuple(np.round(runs, 6).tolist()),
             self._target.name,
             "measured:host",
-            f"{len(runs)} runs as timed in {REPEATS} repeats, {seconds:g} s; {_say_options(self._target)}",
+            f"{len(runs)} runs as timed in {REPEATS} repeats, {seconds:g} s; {say_options(self._target)}",
             host_fingerprint(),
             noisy=bool(np.median(runs) > 1.3 * runs.min() or max(medians) > 1.15 * min(medians)),
         )
@@ -145,35 +152,38 @@ class Bench:
         costs = {path: self._channel.ask("probe", path)["ns"] for path in self._references}
         paths = sorted(self._references, key=lambda path: costs[path])
         links = list(zip(paths[1:], paths[:-1], strict=True)) or [(paths[0], paths[0])]
-        rounds = [self._measure_round(links) for _ in range(ROUNDS)]
-        ratios = np.asarray([ratio for ratio, _ in rounds]).T  # (links, rounds)
-        medians = np.median([[m for m, _ in row] for _, row in rounds], axis=0)
-        p95s = np.median([[p for _, p in row] for _, row in rounds], axis=0)
+        rounds = [self._measure_round(links, paths) for _ in range(ROUNDS)]
+        # Under contention unlike models slow down unlike. Quiet is judged by times, not by ratios.
+        rounds.sort(key=lambda one: float(np.log(one["rungs_ms"]).mean()))
+        quiet = rounds[:QUIET_ROUNDS]
+        ratios = np.asarray([one["ratios"] for one in quiet]).T  # (links, rounds)
+        rungs = np.median([one["rungs_ms"] for one in quiet], axis=0)  # (rungs, 3): least, median, p95
         chain = np.cumprod([1.0, *np.median(ratios, axis=1)])[: len(paths)]
-        # medians: one per rung; each rung's own one says what the first rung's would be
-        scale = float(np.median(medians / chain))
+        scale = float(np.median(rungs[:, 1] / chain))  # of the first rung, as each rung tells it
         spread, freedom = pooled_spread(ratios)
-        return [
+        ladder = [
             {
                 "reference": path.name,
                 "sha256": _hash(path),
-                "ms": float(f"{scale * chain[i]:.6g}"),
-                "direct_ms": float(f"{medians[i]:.6g}"),
-                "p95_ms": float(f"{p95s[i]:.6g}"),
+                "ms": float(f"{scale * link:.6g}"),
+                "least_ms": float(f"{least:.6g}"),
+                "direct_ms": float(f"{median:.6g}"),
+                "p95_ms": float(f"{p95:.6g}"),
                 "repeat_spread": float(f"{spread:.6g}"),
                 "repeat_seconds": self._ladder_seconds / ROUNDS,
                 "freedom": freedom,
-                "noisy": bool(abs(np.log(medians[i] / (scale * chain[i]))) > 0.15 or spread > 0.05),
+                "noisy": bool(abs(np.log(median / (scale * link))) > 0.1 or spread > 0.05),
                 "threads": self._target.options.get("threads", 1),
                 "batch": self._target.options.get("batch", 1),
                 "host": host_fingerprint(),
                 "path": str(path),
             }
-            for i, path in enumerate(paths)
+            for path, link, (least, median, p95) in zip(paths, chain, rungs, strict=True)
         ]
+        return sorted(ladder, key=lambda rung: rung["ms"])
 
-    def _measure_round(self, links: list[tuple[Path, Path]]) -> tuple[list[float], list[tuple[float, float]]]:
-        """Each link's ratio (dearer ÷ cheaper) and each rung's (median, p95) in ms, in a fresh process."""
+    def _measure_round(self, links: list[tuple[Path, Path]], paths: list[Path]) -> dict[str, Any]:
+        """In a fresh process: each link's ratio (upper ÷ lower), each rung's least, median, p95 in ms."""
         self._channel.restart()
         seconds = self._ladder_seconds / ROUNDS
         ratios = []
@@ -181,13 +191,11 @@ class Bench:
             one = {"references": [str(lower)], "reference_ms": [1.0], "seconds": seconds, "strict": False}
             blocks = np.asarray(self._channel.ask("pair", upper, **one)["blocks_ns"], dtype=float)
             ratios.append(float(np.median(blocks[:, 0] / blocks[:, 1])))
-        rungs = list(dict.fromkeys([links[0][1], *(upper for upper, _ in links)]))
-        return ratios, [self._time_rung(path, seconds / 2) for path in rungs]
+        return {"ratios": ratios, "rungs_ms": [self._time_rung(path, seconds / 2) for path in paths]}
 
-    def _time_rung(self, path: Path, seconds: float) -> tuple[float, float]:
+    def _time_rung(self, path: Path, seconds: float) -> list[float]:
         answer = self._channel.ask("time", path, seconds=seconds, repeats=1, strict=False)
-        median, p95 = np.quantile(np.asarray(answer["samples_ns"][0]) / 1e6, [0.5, 0.95])
-        return float(median), float(p95)
+        return [float(one) for one in np.quantile(np.asarray(answer["samples_ns"][0]) / 1e6, [0, 0.5, 0.95])]
 
 
 def _match_ladder(
@@ -209,7 +217,7 @@ def _match_ladder(
     return [{**rung, "path": paths[rung["sha256"]]} for rung in ladder]
 
 
-def _check_model(path: Path) -> Path:
+def check_model(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"there is no model file {path}.")
     return path.resolve()
@@ -219,6 +227,6 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _say_options(target: Target) -> str:
+def say_options(target: Target) -> str:
     threads, batch = target.options.get("threads", 1), target.options.get("batch", 1)
     return f"{threads} thread{'s' if threads != 1 else ''}, batch {batch}"

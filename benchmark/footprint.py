@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from benchmark.bench import _check_model, _say_options
+from benchmark.bench import check_model, say_options
 from benchmark.host import host_fingerprint
 from benchmark.intervals import interval_of_repeats
 from benchmark.targets import TRANSPORTS, unavailable
@@ -24,7 +24,7 @@ def measure_memory(model: Path, target: Target, feeds: Path | None = None) -> Me
     reason = unavailable(target)
     if reason is not None:
         raise ValueError(reason)
-    samples = sorted(_grow_once(_check_model(Path(model)), target, feeds) for _ in range(PROCESSES))
+    samples = sorted(_grow_once(check_model(Path(model)), target, feeds) for _ in range(PROCESSES))
     low, high = interval_of_repeats(samples)
     return Measurement(
         "memory_mb",
@@ -34,14 +34,14 @@ def measure_memory(model: Path, target: Target, feeds: Path | None = None) -> Me
         tuple(samples),
         target.name,
         "measured:host",
-        f"peak resident growth over imports, {PROCESSES} fresh processes; {_say_options(target)}",
+        f"peak resident growth over imports, {PROCESSES} fresh processes; {say_options(target)}",
         host_fingerprint(),
     )
 
 
 def measure_size(model: Path, target: Target) -> Measurement:
     """size_kb: bytes of the file, and of `<file>.data` where weights lie beside it. 1 kB is 1000 bytes."""
-    path = _check_model(Path(model))
+    path = check_model(Path(model))
     beside = path.with_name(path.name + ".data")
     size = path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
     kb = size / 1000

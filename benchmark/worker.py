@@ -100,7 +100,8 @@ def pair(worker: Worker, request: Mapping[str, Any]) -> dict[str, Any]:
     run = worker.open(request["model"], strict=request.get("strict", True), beside=True)
     nearest, cost_ns = find_nearest(worker, run, request["references"], request["reference_ms"])
     reference = worker.open_reference(request["references"][nearest])
-    counts = count_runs(cost_ns), count_runs(time_block_for(reference, BLOCK_NS))
+    reference_ns = min(time_block_for(reference, BLOCK_NS) for _ in range(3))
+    counts = count_runs(cost_ns), count_runs(reference_ns)
     blocks: list[tuple[int, int]] = []
     end = perf_counter_ns() + int(request["seconds"] * 1e9)
     while len(blocks) < FEWEST_PAIRS or perf_counter_ns() < end:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -95,6 +97,13 @@ def test_paired_interval_covers_repeats(models, ladder, capsys):
     assert half < 0.5
 
 
+def test_slowed_reference_is_flagged(models, ladder):
+    """As if the reference had been twice as quick at rest."""
+    quick = [{**rung, "least_ms": rung["least_ms"] / 2} for rung in ladder]
+    with Bench(CPU, [models[128], models[256], models[512]], ladder=quick) as bench:
+        assert bench.paired(models[256], seconds=0.05).noisy
+
+
 def test_direct_gives_median_and_p95(models):
     with Bench(CPU) as bench:
         median, p95 = bench.direct(models[256], seconds=0.3)
@@ -169,6 +178,29 @@ def test_interrupt_leaves_no_process_and_no_stale_answer(models):
         assert bench.direct(models[256], seconds=0.05)[0].value > 0
         pid = bench._channel.pid
     assert not psutil.pid_exists(pid)
+
+
+def test_killed_caller_leaves_no_process(models):
+    code = (
+        "import sys, pathlib, benchmark; bench = benchmark.Bench(benchmark.PRESETS['cpu']);"
+        "model = pathlib.Path(sys.argv[1]); bench.direct(model, 0.05);"
+        "print(bench._channel.pid, flush=True); bench.direct(model, 60)"
+    )
+    command = [sys.executable, "-P", "-c", code, str(models[128])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as caller:
+        pid = int(caller.stdout.readline())
+        caller.kill()
+    end = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # nobody may be there to reap an orphan
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_memory_grows_with_the_model(models, tmp_path):
