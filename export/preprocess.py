@@ -51,14 +51,13 @@ def merge_front(body_path: Path, front: Front, path: Path) -> Artifact:
     """
     body = onnx.load(body_path)
     _check_joins(body, front, body_path)
-    precision = "int8" if any("Linear" in node.op_type for node in body.graph.node) else "fp32"
     if isinstance(front, PlainFront):
         merged = body  # nothing is done to the inputs, so nothing is added
     else:
         merged = _join(front_graph(front, standard_opset(body)), body)
     onnx.checker.check_model(merged, full_check=True)
     write_model(merged, path)
-    return describe(path, precision)
+    return describe(path, _read_precision(body))
 
 
 def _check_joins(body: onnx.ModelProto, front: Front, body_path: Path) -> None:
@@ -71,6 +70,13 @@ def _check_joins(body: onnx.ModelProto, front: Front, body_path: Path) -> None:
     clash = {spec.name for spec in raw_signature(front)} & {value.name for value in body.graph.output}
     if clash:
         raise ValueError(f"{body_path.name} must not name an output like an input. Got {', '.join(clash)}")
+
+
+def _read_precision(body: onnx.ModelProto) -> str:
+    operators = {node.op_type for node in body.graph.node}
+    if operators & {"DynamicQuantizeLinear", "DynamicQuantizeMatMul"}:
+        return "int8-dynamic"
+    return "int8" if "QuantizeLinear" in operators else "fp32"
 
 
 def _words(specs: tuple) -> str:

@@ -122,17 +122,32 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> list[str]:
         return [golden]
     try:
         inputs, expected = _load_golden(folder / "golden.npz", golden)
-        tolerance = float(golden["tolerance"])
+        tolerance = _read_tolerance(golden)
     except (KeyError, TypeError, AttributeError, ValueError, OSError, zipfile.BadZipFile) as error:
         return [f"golden.json and golden.npz do not fit together: {type(error).__name__} {error}"]
     try:
         runner = Runner(folder / "model.onnx")
+        problems = _check_ends(runner, manifest)
+        if problems:
+            return problems
         outputs = dict(
             zip([spec["name"] for spec in manifest["outputs"]], runner.all_outputs(inputs), strict=True)
         )
     except (*RUNTIME_ERRORS, ValueError) as error:
         return [f"model.onnx does not run on its golden inputs: {str(error).splitlines()[0]}"]
     return _compare(outputs, expected, tolerance)
+
+
+def _check_ends(runner: Runner, manifest: dict[str, Any]) -> list[str]:
+    ends = {"inputs": runner.session.get_inputs(), "outputs": runner.session.get_outputs()}
+    found = {side: [end.name for end in values] for side, values in ends.items()}
+    stated = {side: [spec["name"] for spec in manifest[side]] for side in ends}
+    return [
+        f"manifest.json: {side} must be {', '.join(found[side])}, as in model.onnx. "
+        f"Got {', '.join(stated[side])}"
+        for side in ends
+        if found[side] != stated[side]
+    ]
 
 
 def _load_golden(path: Path, golden: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -142,6 +157,13 @@ def _load_golden(path: Path, golden: dict[str, Any]) -> tuple[dict[str, np.ndarr
             for side in ("inputs", "outputs")
         )
     return inputs, outputs
+
+
+def _read_tolerance(golden: dict[str, Any]) -> float:
+    tolerance = float(golden["tolerance"])
+    if not 0 <= tolerance < float("inf"):
+        raise ValueError(f"tolerance must be finite and not negative. Got {tolerance}")
+    return tolerance
 
 
 def _compare(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> list[str]:

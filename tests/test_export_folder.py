@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import export
 from export import (
     TableFront,
     body_signature,
@@ -236,9 +237,36 @@ def test_given_and_computed_keys_are_kept_apart(artifacts, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("tolerance", [float("inf"), float("nan"), -1.0, "wide", None])
+def test_a_tolerance_that_allows_anything_is_refused(folder, tolerance):
+    edit(folder / "golden.json", lambda data: data.update(tolerance=tolerance))
+    rehash(folder, "golden.json")
+    (problem,) = verify(folder)
+    assert problem.startswith("golden.json and golden.npz do not fit together")
+
+
+def test_manifest_and_model_name_the_same_ends(folder):
+    edit(folder / "manifest.json", lambda data: data["inputs"].reverse())
+    assert verify(folder) == [
+        "manifest.json: inputs must be numbers, categories, as in model.onnx. Got categories, numbers"
+    ]
+
+
+def test_public_names_are_there_and_torch_is_not_loaded_for_verify():
+    for name in export.__all__:
+        assert getattr(export, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'to_onxn'"):
+        _ = export.to_onxn
+    code = "import sys, export.verify; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_command_verify(folder, capsys):
     assert main(["verify", str(folder)]) == 0
     assert "is good" in capsys.readouterr().out
+    command = [sys.executable, "-P", "-m", "export", "verify", str(folder)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     (folder / "MODEL_CARD.md").unlink()
     assert main(["verify", str(folder)]) == 2
     assert capsys.readouterr().err == "MODEL_CARD.md is missing\n"
