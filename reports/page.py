@@ -18,7 +18,7 @@ from reports.run_tables import Run, find_target, list_targets, load_run
 from reports.sections import SECTIONS, Facts, Items, Picture, Section, Table, Text, picture_frontier
 from reports.words import name_quantity, say_budget, say_interval, say_limit
 
-BADGES = {"kept": "kept", "missed": "missed", "skipped": "skipped"}
+FIGURE = r"[−+\d][−+\d.,\s%×–()]*((to|of) [−+\d.,\s]+\)?)?( points)?|–|"  # what a column of figures may hold
 
 
 def draw_report(run: Path) -> Path:
@@ -60,7 +60,13 @@ def _write(path: Path, text: str) -> None:
 
 def _load_template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["bind"] = bind_units
     return environment.from_string(files("reports").joinpath("page.html").read_text(encoding="utf-8"))
+
+
+def bind_units(text: str) -> str:
+    """Keeps figures and their units on one line."""
+    return re.sub(r"(?<=\d) (?=(?:\d{3}|%|ms|kB|MB|GB|M|points|times)\b|%)", "\u00a0", text)
 
 
 def describe_budget(run: Run, name: str) -> dict[str, Any]:
@@ -71,7 +77,6 @@ def describe_budget(run: Run, name: str) -> dict[str, Any]:
         "name": name,
         "target": find_target(run, name),
         "status": budget["status"],
-        "badge": BADGES.get(budget["status"], budget["status"]),
         "sentence": say_budget(run, name),
         "folder": budget.get("student") if budget["status"] == "kept" else None,
         "precision": budget.get("precision"),
@@ -88,7 +93,9 @@ def _measure_use(run: Run, quantity: str, entry: Mapping[str, Any]) -> dict[str,
     bad = float(entry.get("low" if at_least else "high", entry["measured"]))
     share = (bad / limit if limit else 0.0) if not at_least else (limit / bad if bad else 2.0)
     sign = "at least" if at_least else "of"
-    said = f"{say_limit(run, quantity, entry['measured'])} {sign} {say_limit(run, quantity, limit)}"
+    said = (
+        f"{say_limit(run, quantity, entry['measured'])} {sign} {say_limit(run, quantity, limit, exact=True)}"
+    )
     return {
         "name": name_quantity(quantity),
         "said": said,
@@ -151,16 +158,23 @@ def _render_block(block: Any, folder: Path) -> dict[str, Any]:
 
 
 def _lay_out(frame: pd.DataFrame) -> dict[str, Any]:
-    """Columns and rows of text; columns of figures are told, to be set flush right. Empty ones are left out."""
+    """Columns (name, whether figures, to be set flush right) and rows of cells; no empty column."""
     text = frame.fillna("").astype(str)
-    text = text[[c for c in text if (text[c] != "").any()]]
-    figures = [all(re.match(r"^[+−\d–]|^$", cell) for cell in text[c]) for c in text]
-    return {"columns": list(zip(text.columns, figures, strict=True)), "rows": text.to_numpy().tolist()}
+    text = text[[c for c in text if (~text[c].isin(["", "–"])).any()]]
+    figures = [all(re.fullmatch(FIGURE, cell) for cell in text[c]) for c in text]
+    rows = [[_split_interval(cell) for cell in row] for row in text.to_numpy().tolist()]
+    return {"columns": list(zip(text.columns, figures, strict=True)), "rows": rows}
+
+
+def _split_interval(cell: str) -> tuple[str, str]:
+    """`96.1 % (95.2–96.9)` → the value, and its interval for the line below."""
+    found = re.fullmatch(r"([+−\d][^()]*) \(([^()]*)\)", cell)
+    return (found[1], found[2]) if found else (cell, "")
 
 
 def _write_summary(run: Run, cards: list[dict[str, Any]]) -> str:
     lines = [f"# {run.family.get('name', 'run')}", "", _say_lead(run), ""]
-    lines += [f"- **{card['name']}** ({card['badge']}): {card['sentence']}" for card in cards]
+    lines += [f"- **{card['name']}** ({card['status']}): {card['sentence']}" for card in cards]
     lines += [f"- {name}: {value}" for name, value in _list_facts(run).items()]
     warnings = run.family.get("warnings") or ()
     lines += ["", "## Warnings", "", *[f"- {w}" for w in warnings]] if warnings else []

@@ -32,6 +32,7 @@ INK, MUTED, FAINT, ACCENT, LIMIT, BAD, PAPER = COLOURS.values()
 SHAPES = {"fp32": "o", "int8": "D"}
 STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.size": 9.5,
     "axes.edgecolor": FAINT,
@@ -191,7 +192,7 @@ def _draw_limits(axes: Axes, run: Run, target: str, cost: str) -> None:
     for limit, names in sorted(limits.items()):
         axes.axvline(limit, color=LIMIT, lw=1, ls=(0, (2, 2)), zorder=1)
         axes.annotate(
-            f"{', '.join(names)} ≤ {say_number(limit)}",
+            f"{', '.join(names)} ≤ {limit:.6g}",
             (limit, 0.02),
             xycoords=("data", "axes fraction"),
             xytext=(-4, 0),
@@ -241,7 +242,7 @@ def draw_gaps(run: Run, gaps: Sequence[tuple[str, float, float, float, str]]) ->
 
 
 def draw_trials(run: Run, cost: str) -> Figure | None:
-    """What the search looked at: cost against its short-run val score, by state; None without such columns."""
+    """Cost against the score of a short run, by state; None where the trials do not say."""
     trials = run.trials
     if not len(trials) or cost not in trials or "val" not in trials:
         return None

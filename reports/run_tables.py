@@ -44,11 +44,20 @@ def load_run(run: Path) -> Run:
             raise ValueError(f"{run} is no finished run folder: {name} is missing.")
     return Run(
         json.loads((run / "family.json").read_text(encoding="utf-8")),
-        pd.read_parquet(run / "records.parquet"),
+        _read_records(run / "records.parquet"),
         _read_table(run / "predictions.parquet"),
         _read_table(run / "trials.parquet"),
         _read_json(run / "environment.json"),
     )
+
+
+def _read_records(path: Path) -> pd.DataFrame:
+    """Columns that every report needs are there, empty where they were not recorded."""
+    rows = pd.read_parquet(path)
+    for column in ("id", "role", "target", "precision", "val", "test", "size_kb"):
+        if column not in rows:
+            rows[column] = np.nan
+    return rows
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -73,15 +82,18 @@ def find_target(run: Run, budget: str) -> str | None:
 
 
 def find_main_cost(run: Run, target: str) -> str:
-    """The target's main cost: as recorded, else the first that any of its budgets limits, else that is known."""
+    """The target's main cost: as recorded, else the first that a budget of its limits, else that is known."""
     recorded = run.family.get("targets", {}).get(target, {}).get("main_cost")
-    if recorded:
+    if recorded and recorded in run.records:
         return str(recorded)
     limited = [
         q for name, b in run.budgets.items() if find_target(run, name) == target for q in b.get("limits", {})
     ]
     known = [q for q in COSTS if q in run.records and run.records[q].notna().any()]
-    return next((q for q in (*COSTS[:4], "size_kb") if q in limited), next(iter(known), "size_kb"))
+    return next(
+        (q for q in (*COSTS[:4], "size_kb") if q in limited and q in run.records),
+        next(iter(known), "size_kb"),
+    )
 
 
 def take_records(run: Run, target: str, role: str = "student") -> pd.DataFrame:

@@ -93,8 +93,13 @@ def say_cost(quantity: str, value: float | None) -> str:
     return f"{say_number(value)} {unit}".strip()
 
 
-def say_limit(run: Run, quantity: str, value: float | None) -> str:
-    return say_score(run.score, value) if quantity == "score" else say_cost(quantity, value)
+def say_limit(run: Run, quantity: str, value: float | None, exact: bool = False) -> str:
+    """A limit, or what was measured of it; `exact`: as the user wrote it, 0.03 and not 0.0300."""
+    if quantity == "score":
+        return say_score(run.score, value)
+    if exact and value is not None:
+        return f"{value:.6g} {UNITS.get(quantity, '')}".strip()
+    return say_cost(quantity, value)
 
 
 def say_budget(run: Run, name: str) -> str:
@@ -104,7 +109,7 @@ def say_budget(run: Run, name: str) -> str:
         reason = budget.get("reason") or run.family.get("targets", {}).get(budget.get("target"), {}).get(
             "unavailable"
         )
-        return f"skipped; {reason or 'its target is not available on this machine'}."
+        return f"Not tried: {reason or 'its target is not available on this machine'}."
     if budget["status"] == "missed":
         return _say_miss(run, budget)
     parts = [_say_found(run, name, budget), _say_teacher(run, name, budget), say_control(run, budget)]
@@ -114,7 +119,8 @@ def say_budget(run: Run, name: str) -> str:
 def _say_found(run: Run, name: str, budget: Mapping[str, Any]) -> str:
     read = budget.get("test") or {}
     where = "" if read.get("value") is not None else " on validation data"
-    text = f"{say_interval(run.score, read if not where else budget.get('val'))} {name_quantity(run.score)}{where}"
+    found = say_interval(run.score, budget.get("val") if where else read)
+    text = f"{found} {name_quantity(run.score)}{where}"
     record, limits = find_record(run, name) or {}, budget.get("limits", {})
     for quantity in COSTS:
         value = limits.get(quantity, {}).get("measured")
@@ -152,7 +158,9 @@ def _say_teacher(run: Run, name: str, budget: Mapping[str, Any]) -> str:
 
 
 def _say_times(ratio: float) -> str:
-    return f"{ratio:.1f} times" if ratio < 10 else f"{say_number(ratio, 2)} times"
+    if ratio < 10:
+        return f"{ratio:.1f} times"
+    return f"{say_number(float(f'{ratio:.2g}'), 2)} times"
 
 
 def find_teacher_costs(run: Run, target: str | None) -> dict[str, Any]:
@@ -188,10 +196,10 @@ def say_control(run: Run, budget: Mapping[str, Any]) -> str:
     span = f" (95 %: {say_range(run.score, gap)})" if gap.get("low") is not None else ""
     if verdict == "no difference shown":
         seen = control.get("detectable")
-        could = (
-            f"; smallest difference this test could have shown: {say_gap(run.score, seen)}" if seen else ""
-        )
-        return f"no difference from labels alone shown{span}{could}"
+        if not seen:
+            return "no difference from labels alone shown"
+        could = f"smallest difference this test could have shown: {say_gap(run.score, seen)}"
+        return f"no difference from labels alone shown ({could})"
     if count_seeds(budget) == 1:
         better = "above" if verdict == "distillation helped" else "below"
         return f"this student is {amount} {better} this control{span}, one seed each"
@@ -209,12 +217,24 @@ def count_seeds(budget: Mapping[str, Any]) -> int:
 def _say_miss(run: Run, budget: Mapping[str, Any]) -> str:
     relax, limits = budget.get("relax") or {}, budget.get("limits") or {}
     if not relax:
-        return "missed; no student was measured that could keep it."
+        return "No student was measured that could keep it."
     parts = []
     for quantity, needed in relax.items():
         limit = limits.get(quantity, {}).get("limit")
-        was = f" from {say_limit(run, quantity, limit)}" if limit is not None else ""
-        parts.append(f"{name_quantity(quantity)}{was} to {say_limit(run, quantity, needed)}")
+        was = f" from {say_limit(run, quantity, limit, exact=True)}" if limit is not None else ""
+        parts.append(f"{name_quantity(quantity)}{was} to {_say_enough(run, quantity, needed)}")
     near = budget.get("nearest") or {}
-    who = f" ({near.get('id')}, {near.get('precision')})" if near.get("id") else ""
-    return f"missed; no student keeps it. Relax {' and '.join(parts)} and the nearest student{who} would."
+    who = f" ({str(near['id'])[:8]}, {near.get('precision')})" if near.get("id") else ""
+    return f"No student keeps it. Relax {' and '.join(parts)}, and the nearest student{who} keeps it."
+
+
+def _say_enough(run: Run, quantity: str, needed: float) -> str:
+    """Three digits, rounded to the side that lets the student in."""
+    at_least = quantity == "score" and run.higher_is_better
+    if needed == 0 or not np.isfinite(needed):
+        return say_limit(run, quantity, needed)
+    step = 10.0 ** (np.floor(np.log10(abs(needed))) - 2)
+    if quantity == "score" and run.score in (*SHARES, "auroc", "r2"):
+        step = 0.001
+    rounded = np.floor(needed / step + 1e-9) if at_least else np.ceil(needed / step - 1e-9)
+    return say_limit(run, quantity, float(rounded * step))

@@ -24,7 +24,7 @@ BUDGETS = {
     "web": ("cpu", {"latency_ms": 0.08, "size_kb": 250}),
     "laptop": ("cpu", {"latency_ms": 0.4}),
     "best": ("cpu", {}),
-    "tiny": ("cpu", {"size_kb": 3}),
+    "tiny": ("cpu", {"size_kb": 2.5}),
 }
 
 
@@ -88,13 +88,20 @@ def write_run(folder: Path, seed: int = 0) -> Path:
             row[f"{q}_provenance"] = "static" if q == "size_kb" else "measured:host"
         records.append(row)
 
-    for i, (width, depth) in enumerate([(8, 1), (12, 1), (16, 2), (24, 2), (32, 2), (48, 3), (64, 3), (96, 4)]):
+    for i, (width, depth) in enumerate(
+        [(8, 1), (12, 1), (16, 2), (24, 2), (32, 2), (48, 3), (64, 3), (96, 4)]
+    ):
         skill = 1.0 + 0.13 * np.log(width * depth)
         for precision in ("fp32", "int8"):
             size = (width * width * depth * 0.06 + 5) * (0.32 if precision == "int8" else 1)
             latency = 0.008 * (width * depth / 8) ** 0.85 * (0.75 if precision == "int8" and i > 2 else 1.1)
             own = skill - (0.03 if precision == "int8" else 0)
-            costs = {"latency_ms": latency, "latency_p95_ms": latency * 1.3, "size_kb": size, "memory_mb": 3 + size / 90}
+            costs = {
+                "latency_ms": latency,
+                "latency_p95_ms": latency * 1.3,
+                "size_kb": size,
+                "memory_mb": 3 + size / 90,
+            }
             record("student", f"{i:02x}c0ffee{i:02x}", precision, own, width, depth, costs)
     tell("teacher", "fp32", 0, 1.85)
     rows = pd.DataFrame(records)
@@ -108,11 +115,19 @@ def write_run(folder: Path, seed: int = 0) -> Path:
         "teacher": teacher,
         "budgets": {},
         "targets": {"cpu": {"main_cost": "latency_ms"}, "pi": {"unavailable": "no host answers at pi.local"}},
-        "warnings": ["3 samples are in train and in test.", "Latency was noisy: another program ran on this host."],
+        "warnings": [
+            "3 samples are in train and in test.",
+            "Latency was noisy: another program ran on this host.",
+        ],
         "notes": ["task: images, guessed from the folder."],
         "bakeoff": [
             {"loss": n, "learning_rate": 0.003, "temperature": t, "val": v}
-            for n, t, v in [("kd", 4.0, 0.93), ("dkd", 4.0, 0.924), ("dist", 1.0, 0.921), ("labels", None, 0.9)]
+            for n, t, v in [
+                ("kd", 4.0, 0.93),
+                ("dkd", 4.0, 0.924),
+                ("dist", 1.0, 0.921),
+                ("labels", None, 0.9),
+            ]
         ],
         "search": {"engine": "tpe", "trials": 60, "pruned": 21, "seconds": {"export": 9.1, "training": 71.0}},
         "coverage": {"latency_ms": 0.94},
@@ -120,7 +135,9 @@ def write_run(folder: Path, seed: int = 0) -> Path:
     }
     gaps = {}
     for name, (target, limits) in BUDGETS.items():
-        val_outputs = {(i, p): outputs[(i, p, 0, "val")] for i, p in zip(rows["id"], rows["precision"], strict=True)}
+        val_outputs = {
+            (i, p): outputs[(i, p, 0, "val")] for i, p in zip(rows["id"], rows["precision"], strict=True)
+        }
         choice = choose(limits, "latency_ms", rows, truths["val"], val_outputs, score)
         budget = {"target": target, **vars(choice)}
         if choice.status == "kept":
@@ -149,9 +166,279 @@ def write_run(folder: Path, seed: int = 0) -> Path:
     pd.concat(said).to_parquet(folder / "predictions.parquet")
     trials = pd.DataFrame({"number": range(60), "state": ["complete"] * 39 + ["pruned"] * 21})
     trials["latency_ms"] = 10 ** rng.uniform(-2.3, 0.3, 60)
-    trials["val"] = np.where(trials["state"] == "complete", 0.8 + 0.05 * np.log10(trials["latency_ms"] * 100), np.nan)
+    trials["val"] = np.where(
+        trials["state"] == "complete", 0.8 + 0.05 * np.log10(trials["latency_ms"] * 100), np.nan
+    )
     trials["params"] = "{}"
     trials.to_parquet(folder / "trials.parquet")
-    environment = {"host": {"cpu": "x86-64", "cores": 2}, "versions": {"onnxruntime": "1.32"}, "protocol": "paired"}
+    environment = {
+        "host": {"cpu": "x86-64", "cores": 2},
+        "versions": {"onnxruntime": "1.32"},
+        "protocol": "paired",
+    }
     (folder / "environment.json").write_text(json.dumps(environment))
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = write_run(tmp_path_factory.mktemp("runs") / "flowers")
+    draw_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return (run / "report" / "index.html").read_text()
+
+
+class Reader(HTMLParser):
+    """Collects outside references, ids and unclosed elements."""
+
+    EMPTY = ("meta", "br", "img", "link", "hr", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.references = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value)
+            if key in ("src", "href", "xlink:href", "data", "action"):
+                self.references.append(value)
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_well_formed_file_without_outside_references(page):
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    assert reader.references
+    assert all(r.startswith("#") and r[1:] in reader.ids for r in reader.references)
+    assert len(set(reader.ids)) == len(reader.ids)
+    assert not re.search(r"https?://|@import|url\((?!#)", page)
+
+
+def test_every_section_is_there_and_figures_speak(page):
+    assert all(f'id="{key}"' in page for key in SECTIONS)
+    assert all(len(alt) > 40 for alt in re.findall(r'role="img" aria-label="([^"]*)"', page))
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+
+
+def test_figures_and_tables_lie_beside_the_page(run):
+    names = {p.name for p in (run / "report").iterdir()}
+    assert {"index.html", "summary.md", "frontier-cpu.png", "frontier-cpu.svg", "control.svg"} <= names
+    assert {"records.csv", "target-cpu.csv", "changes.csv", "dropped.csv", "int8.csv", "trials.csv"} <= names
+    assert len(pd.read_csv(run / "report" / "records.csv")) == len(pd.read_parquet(run / "records.parquet"))
+    assert len(pd.read_csv(run / "report" / "trials.csv")) == 60
+
+
+def test_the_same_tables_give_the_same_figures(run, tmp_path):
+    again = write_run(tmp_path / "again")
+    draw_report(again)
+    for name in ("frontier-cpu.svg", "control.svg", "summary.md"):
+        assert (again / "report" / name).read_bytes() == (run / "report" / name).read_bytes()
+
+
+def test_the_changes_are_those_of_the_predictions(run):
+    tables = load_run(run)
+    budget = tables.budgets["web"]
+    told = tables.predictions[(tables.predictions["split"] == "test") & (tables.predictions["seed"] == 0)]
+    student = told[(told["model"] == budget["id"]) & (told["precision"] == budget["precision"])]
+    mine, taught = (
+        np.stack(t.sort_values("row")["output"]).argmax(1)
+        for t in (student, told[told["model"] == "teacher"])
+    )
+    counts = pd.read_csv(run / "report" / "changes.csv")
+    assert counts[counts["student"].str.contains("web")]["rows"].sum() == (mine != taught).sum()
+
+
+def test_a_run_with_only_family_and_records_has_a_report(run, tmp_path):
+    for name in ("family.json", "records.parquet"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    page = draw_report(tmp_path).read_text()
+    assert "What each target offers" in page
+    assert "flowers" in (tmp_path / "report" / "summary.md").read_text()
+
+
+def test_what_a_file_says_stays_text(run, tmp_path):
+    for name in ("family.json", "records.parquet"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    family = json.loads((tmp_path / "family.json").read_text())
+    family |= {"name": "<script>alert(1)</script>", "warnings": ["a < b & <b>c</b>"]}
+    (tmp_path / "family.json").write_text(json.dumps(family))
+    page = draw_report(tmp_path).read_text()
+    assert "<script>" not in page
+    assert "a &lt; b &amp; &lt;b&gt;c" in page
+
+
+def test_no_run_folder_is_said_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"no finished run folder: family\.json is missing"):
+        draw_report(tmp_path)
+    told = subprocess.run([sys.executable, "-P", "-m", "reports", tmp_path], capture_output=True, text=True)
+    assert told.returncode == 2
+    assert told.stderr.count("\n") == 1
+
+
+def test_reports_loads_no_torch():
+    code = "import sys, reports; sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0
+
+
+def tell(**budget):
+    """The sentence of one budget of a run without tables."""
+    empty = pd.DataFrame({"id": [], "role": [], "target": [], "precision": []})
+    teacher = {"test": {"value": 0.987, "low": 0.98, "high": 0.992}, "cost": {"size_kb": 1277.2}}
+    score = {"name": "accuracy", "higher_is_better": True}
+    family = {"score": score, "teacher": teacher, "budgets": {"watch": {"target": "cpu"} | budget}}
+    record = {
+        "id": "x",
+        "role": "student",
+        "target": "cpu",
+        "precision": "int8",
+        "size_kb": 41.2,
+        "latency_ms": np.nan,
+    }
+    table = pd.DataFrame([record]) if budget.get("id") else empty
+    return say_budget(Run(family, table, pd.DataFrame(), pd.DataFrame(), {}), "watch")
+
+
+KEPT = {
+    "status": "kept",
+    "id": "x",
+    "precision": "int8",
+    "test": {"value": 0.961, "low": 0.952, "high": 0.969},
+    "limits": {"size_kb": {"limit": 60, "measured": 41.2}, "instructions_m": {"limit": 12, "measured": 9.4}},
+}
+GAP = {"value": 0.012, "low": 0.003, "high": 0.021, "seeds": 3}
+
+
+def test_the_sentence_of_a_kept_budget():
+    said = tell(**KEPT, control={"verdict": "distillation helped", "difference": GAP, "detectable": 0.008})
+    assert said == (
+        "96.1 % (95.2–96.9) accuracy, 9.40 M instructions, 41.2 kB; 31 times smaller than the teacher, "
+        "2.6 points below it; distillation added 1.2 points over labels alone (95 %: +0.3 to +2.1)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "gap", "expected"),
+    [
+        (
+            "no difference shown",
+            GAP,
+            "no difference from labels alone shown (smallest difference this test could have shown: 0.8 points)",
+        ),
+        ("labels alone were better", GAP | {"value": -0.012}, "labels alone were 1.2 points better"),
+        ("labels alone chosen", {}, "trained on labels alone, which won the bake-off"),
+        ("distillation helped", GAP | {"seeds": 1}, "this student is 1.2 points above this control"),
+    ],
+)
+def test_the_sentence_claims_no_more_than_the_verdict(verdict, gap, expected):
+    said = tell(**KEPT, control={"verdict": verdict, "difference": gap, "detectable": 0.008})
+    assert expected in said
+    assert ("distillation" in said) is False
+
+
+def test_the_sentence_of_a_missed_budget_asks_for_enough():
+    limits = {"size_kb": {"limit": 30, "measured": 41.234, "low": 41.234, "high": 41.234}}
+    said = tell(
+        status="missed", nearest={"id": "x", "precision": "int8"}, relax={"size_kb": 41.234}, limits=limits
+    )
+    near = "the nearest student (x, int8) keeps it"
+    assert said == f"No student keeps it. Relax file size from 30 kB to 41.3 kB, and {near}."
+    said = tell(status="missed", nearest={"id": "x", "precision": "int8"}, relax={"score": 0.9519}, limits={})
+    assert "to 95.1 %" in said
+
+
+def test_the_sentence_of_a_skipped_budget_gives_the_reason():
+    assert tell(status="skipped", reason="no host answers") == "Not tried: no host answers."
+
+
+def test_test_scores_that_were_not_read_are_not_passed_off():
+    said = tell(**KEPT | {"test": {}, "val": {"value": 0.97, "low": 0.96, "high": 0.98}})
+    assert "97.0 % (96.0–98.0) accuracy on validation data" in said
+
+
+def test_meters_show_the_bad_end(run):
+    card = describe_budget(load_run(run), "tiny")
+    assert card["status"] == "missed"
+    assert card["meters"][0]["over"]
+    assert not any(m["over"] for m in describe_budget(load_run(run), "watch")["meters"])
+
+
+def test_numbers_in_words():
+    assert [say_number(v) for v in (0.04123, 41.23, 1240.4, 0, -2.5)] == [
+        "0.0412",
+        "41.2",
+        "1 240",
+        "0",
+        "−2.50",
+    ]
+    assert say_number(float("nan")) == "–"
+    assert say_cost("size_kb", 5100) == "5.10 MB"
+    assert say_interval("rmse", {"value": 1.234, "low": 1.1, "high": 1.4}) == "1.23 (1.10–1.40)"
+
+
+def write_small(folder, kind, rows, budgets, predictions=None):
+    family = {
+        "name": "a $1 run",
+        "score": {"name": kind, "higher_is_better": kind != "rmse"},
+        "budgets": budgets,
+    }
+    (folder / "family.json").write_text(json.dumps(family))
+    pd.DataFrame(rows).to_parquet(folder / "records.parquet")
+    if predictions:
+        pd.DataFrame(predictions).to_parquet(folder / "predictions.parquet")
+    return draw_report(folder).read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "truth", "expected"),
+    [("rmse", [0.5, 2.0], "Mean distance"), ("exact_match", [1.0, 0.0], "Newly wrong")],
+)
+def test_lists_as_truth_have_a_report(tmp_path, kind, truth, expected):
+    row = {
+        "id": "a",
+        "role": "student",
+        "target": "c$pu",
+        "precision": "fp32",
+        "val": 0.7,
+        "size_kb": 5.0,
+        "seed": 0,
+    }
+    said = [
+        {
+            "split": "test",
+            "row": i,
+            "model": m,
+            "precision": "fp32",
+            "seed": 0,
+            "truth": truth,
+            "output": [v, -1.0],
+        }
+        for m, v in (("a", 0.4), ("teacher", 0.6))
+        for i in range(20)
+    ]
+    budget = {"status": "kept", "target": "c$pu", "id": "a", "precision": "fp32", "val": {"value": 0.7}}
+    page = write_small(tmp_path, kind, [row], {"$x": budget}, said)
+    assert expected in page
+    assert "$x" in page
+
+
+def test_a_run_in_which_nothing_could_be_measured_has_a_report(tmp_path):
+    rows = {"id": [], "role": [], "target": [], "precision": []}
+    page = write_small(
+        tmp_path, "accuracy", rows, {"pi": {"status": "skipped", "target": "pi", "reason": "no host"}}
+    )
+    assert "Not tried: no host." in page
