@@ -57,7 +57,7 @@ def bake(job: Job) -> dict[str, Any]:
         student, table = tune.bake_off(middle, job.task, store, student, losses_for(job.task.kind), control)
         winner = next(row for row in table if row["loss"] == student.loss)
         job.show(f"bake-off: {student.loss} (val {winner['val']:.4f})")
-    check_loss(student.loss, store, student.temperature)
+    check_loss(student.loss, job.task.kind, store.has, student.temperature, store.temperatures)
     return {
         "student": asdict(student),
         "control": asdict(control),

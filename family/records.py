@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark import host
-from export import describe, front_as_data, write_student
+from export import describe, front_data, write_student
 from family import spaces
 from family.controls import compare, judge, paired_trainings, read_test
 from family.job import Job, limits_of, main_cost
@@ -25,6 +25,7 @@ from family.types import Split, Training
 from reports import Choice, Interval, frontier, score_interval
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "optuna", "pandas", "numpy", "scipy", "scikit-learn", "student-family")
+TEST_ROWS_BYTES = 256_000_000
 Finalists = Mapping[str, Mapping[str, Any]]
 
 
@@ -59,6 +60,7 @@ def write_family(
     rows = add_test_scores(job, rows, chosen, finalists, recipe.student)
     write_records(job, rows, teacher, compared, finalists)
     write_predictions(job, recipe, chosen, finalists)
+    write_test_rows(job)
     entries = {
         name: budget_entry(job, name, choices.get(name), finalists, recipe, compared, verdicts, rows)
         for name in job.spec.budgets
@@ -145,6 +147,25 @@ def write_predictions(job: Job, recipe: Recipe, chosen: set[tuple[str, str]], fi
                 outputs = outputs_of(job, params, control, precision, split)
                 tables.append(prediction_rows(job, split, f"control:{identity}", precision, control.seed, outputs))
     write_table(job.folder / "predictions.parquet", pd.concat(tables, ignore_index=True))
+
+
+def write_test_rows(job: Job) -> None:
+    """test-rows.npz: what the students were tested on, so that anyone can recompute the scores.
+
+    Left out where raw shapes vary or the rows would take more than TEST_ROWS_BYTES.
+    """
+    rows = np.arange(job.task.rows("test"))
+    one = job.task.raw("test", rows[:1])
+    if job.task.ragged or sum(v.nbytes for v in one.values()) * len(rows) > TEST_ROWS_BYTES:
+        return
+    arrays = {f"input:{name}": value for name, value in job.task.raw("test", rows).items()}
+    arrays["truth"] = job.task.labels("test")
+
+    def save(beside: Path) -> None:
+        with beside.open("wb") as handle:
+            np.savez_compressed(handle, **arrays)
+
+    write_beside(job.folder / "test-rows.npz", save)
 
 
 def prediction_rows(
@@ -301,7 +322,7 @@ def write_student_folder(
         "name": f"{job.spec.name}/{name}",
         "task": job.task.kind,
         "classes": list(job.task.classes) if job.task.classes else None,
-        "preprocessing": front_as_data(job.task.front) | job.task.preprocessing,
+        "preprocessing": front_data(job.task.front) | job.task.preprocessing,
         "params": dict(params),
         "teacher": {"licence": teacher.licence, "origin": teacher.origin},
         "score": {"name": job.task.score.name, "test": entry["test"], "val": entry["val"]},

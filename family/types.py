@@ -112,11 +112,11 @@ class SoftBatch:
 
 @dataclass(frozen=True)
 class Loss:
-    """`fn(student_logits, soft, temperature) -> (n,)` per row, without the label term."""
+    """`fn(student_logits, soft, temperature, labels) -> (n,)` per row, without the label term."""
 
     name: str
     needs: frozenset[str]
-    fn: Callable[[Tensor, SoftBatch, float], Tensor]
+    fn: Callable[[Tensor, SoftBatch, float, Tensor | None], Tensor]
     paper: str
 
 

@@ -1,0 +1,78 @@
+"""Augmented views, replayed from (seed, view, row): nothing is stored but the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from family.errors import mistake
+
+
+@dataclass(frozen=True)
+class Augment:
+    """shift: largest translation as a share of the side. flip: "", "horizontal", "vertical". scale: of amplitudes."""
+
+    shift: float = 0.0
+    flip: str = ""
+    scale: float = 0.0
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.shift or self.flip or self.scale)
+
+
+def read_augment(asked: Any, kind: str, side: int) -> Augment:
+    """`auto` is conservative: images are shifted by up to an eighth, series scaled by up to a tenth."""
+    if asked in (None, "none"):
+        return Augment()
+    if asked == "auto":
+        return {"images": Augment(shift=1 / 8), "series": Augment(scale=0.1)}.get(kind, Augment())
+    if not isinstance(asked, Mapping):
+        raise mistake("data.augment", f"must be auto, none or a mapping of shift, flip, scale. Got {asked!r}.")
+    unknown = set(asked) - {"shift", "flip", "scale"}
+    if unknown:
+        raise mistake("data.augment", f"knows shift, flip and scale. Got {', '.join(sorted(unknown))}.")
+    if asked.get("flip", "") not in ("", "horizontal", "vertical"):
+        raise mistake("data.augment.flip", f"must be horizontal or vertical. Got {asked['flip']!r}.")
+    return Augment(float(asked.get("shift", 0)) / side, asked.get("flip", ""), float(asked.get("scale", 0)))
+
+
+def draw(seed: int, view: np.ndarray, row: np.ndarray, which: int) -> np.ndarray:
+    """A uniform number in [-1, 1) per (seed, view, row, which), by the splitmix64 mix."""
+    with np.errstate(over="ignore"):
+        mixed = (
+            np.uint64(seed * 1_000_003 + which)
+            + view.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            + row.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        )
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return np.asarray((mixed ^ (mixed >> np.uint64(31))).astype(np.float64) / 2.0**63 - 1.0)
+
+
+def view_images(x: Tensor, augment: Augment, seed: int, row: np.ndarray, view: np.ndarray) -> Tensor:
+    """Translate and flip x (n, c, h, w), border pixels repeated; view 0 stays as it is."""
+    away = (view > 0).astype(float)
+    height, width = x.shape[2:]
+    down = np.rint(draw(seed, view, row, 0) * augment.shift * height * away).astype(np.int64)
+    right = np.rint(draw(seed, view, row, 1) * augment.shift * width * away).astype(np.int64)
+    flipped = (draw(seed, view, row, 2) > 0) & (view > 0)
+    ys = np.clip(np.arange(height)[None] - down[:, None], 0, height - 1)
+    xs = np.clip(np.arange(width)[None] - right[:, None], 0, width - 1)
+    if augment.flip == "vertical":
+        ys = np.where(flipped[:, None], ys[:, ::-1], ys)
+    if augment.flip == "horizontal":
+        xs = np.where(flipped[:, None], xs[:, ::-1], xs)
+    flat = torch.from_numpy(np.ascontiguousarray((ys[:, :, None] * width + xs[:, None, :]).reshape(len(x), 1, -1)))
+    return x.flatten(2).gather(2, flat.expand(-1, x.shape[1], -1)).unflatten(2, (height, width))
+
+
+def view_series(x: Tensor, augment: Augment, seed: int, row: np.ndarray, view: np.ndarray) -> Tensor:
+    """Scale the amplitudes of x (n, channels, time); view 0 stays as it is."""
+    factor = 1 + augment.scale * draw(seed, view, row, 3) * (view > 0)
+    return x * torch.from_numpy(factor.astype(np.float32))[:, None, None]

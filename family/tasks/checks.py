@@ -1,0 +1,76 @@
+"""What can be wrong with data, found before any work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from family.errors import Mistake, Mistakes
+from family.tasks.options import Source
+from family.tasks.sources import decode
+
+SHOWN = 5
+
+
+def check_values(source: Source) -> None:
+    """Raises Mistakes for NaN or infinity where they cannot be meant (a table's numbers may be missing)."""
+    wrong = []
+    for name, values in source.columns.items():
+        if values.dtype.kind != "f":
+            continue
+        bad = np.isinf(values) if source.kind == "table" else ~np.isfinite(values)
+        rows = np.flatnonzero(bad.reshape(len(values), -1).any(1))
+        if len(rows):
+            what = "infinite values" if source.kind == "table" else "NaN or infinite values"
+            wrong.append(Mistake("data.path", f"'{name}' holds {what} in {len(rows)} rows, first {rows[:SHOWN].tolist()}."))
+    if source.labels.dtype.kind == "f":
+        bad = np.isinf(source.labels) | (np.isnan(source.labels) & source.known.reshape(-1, *[1] * (source.labels.ndim - 1)))
+        rows = np.flatnonzero(bad.reshape(len(bad), -1).any(1))
+        if len(rows):
+            wrong.append(Mistake("data.label", f"holds NaN or infinite values in {len(rows)} rows, first {rows[:SHOWN].tolist()}."))
+    if wrong:
+        raise Mistakes(wrong)
+
+
+def image_sizes(source: Source) -> set[tuple[int, int]]:
+    """Sides of every encoded image. Raises Mistakes naming those that are corrupt or truncated."""
+
+    def side(file: object) -> tuple[int, int] | None:
+        try:
+            height, width = decode(file).shape[:2]
+        except (OSError, ValueError, SyntaxError):
+            return None
+        return height, width
+
+    with ThreadPoolExecutor(2) as pool:
+        sides = list(pool.map(side, source.files))
+    broken = [i for i, found in enumerate(sides) if found is None]
+    if broken:
+        names = [getattr(source.files[i], "name", f"row {i}") for i in broken[:SHOWN]]
+        raise Mistakes([Mistake("data.path", f"holds {len(broken)} corrupt or truncated images, first {', '.join(names)}.")])
+    return {found for found in sides if found is not None}
+
+
+def warn_of_duplicates(keys: np.ndarray, splits: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Rows of val or test that stand, equal to the last bit, in train or transfer too."""
+    taught = set(keys[np.concatenate([splits["train"], splits["transfer"]])].tolist())
+    found = []
+    for name in ("val", "test"):
+        again = sum(key in taught for key in keys[splits[name]].tolist())
+        if again:
+            found.append(f"{again} of {len(splits[name])} {name} rows stand in train or transfer too: scores are flattered")
+    return tuple(found)
+
+
+def row_keys(source: Source) -> np.ndarray:
+    """A hash per row over all its raw inputs."""
+    if source.files:
+        from pathlib import Path
+
+        raw = (f if isinstance(f, bytes) else Path(f).read_bytes() for f in source.files)
+        return np.array([hashlib.sha256(b).hexdigest()[:16] for b in raw])
+    arrays = [np.ascontiguousarray(values) for values in source.columns.values()]
+    return np.array([hashlib.sha256(b"".join(a[i].tobytes() for a in arrays)).hexdigest()[:16] for i in range(source.rows)])

@@ -1,0 +1,406 @@
+"""One task over any source: labels, splits, the front, body inputs kept ready, and views replayed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from torch import Tensor
+
+from export import (
+    Front,
+    ImageFront,
+    PlainFront,
+    SeriesFront,
+    Signature,
+    TableFront,
+    TensorSpec,
+    apply_front,
+    body_signature,
+    raw_signature,
+)
+from family.errors import mistake
+from family.run_folder import content_id, write_beside
+from family.tasks.augment import Augment, read_augment, view_images, view_series
+from family.tasks.checks import check_values, image_sizes, row_keys, warn_of_duplicates
+from family.tasks.options import DataOptions, Source
+from family.tasks.sources import decode, near, read_source
+from family.tasks.splits import split_rows
+from family.types import Kind, Split
+from reports import SCORES, Score
+
+IN_MEMORY = 512_000_000
+FEW_VALUES = 20  # numeric labels with more distinct values than this are a regression
+DIGITS_LABELLED = 200
+
+
+@dataclass(frozen=True, eq=False)
+class DataTask:
+    """See `family.types.Task`. `body_arrays`: what the front gives for every row, clean; memory-mapped where large."""
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...] | None
+    score: Score
+    signature: Signature
+    body: Signature
+    front: Front
+    views: int
+    target_scale: tuple[np.ndarray, np.ndarray] | None
+    fingerprint: str
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    ragged: bool
+    source: Source
+    splits: Mapping[str, np.ndarray]
+    truth: np.ndarray
+    body_arrays: tuple[np.ndarray, ...]
+    augment: Augment
+    seed: int
+    cache: Path
+
+    def rows(self, split: Split) -> int:
+        return len(self.splits[split])
+
+    def row_ids(self, split: Split) -> np.ndarray:
+        return self.splits[split]
+
+    def labels(self, split: Split) -> np.ndarray:
+        return self.truth[self.splits[split]]
+
+    def groups(self, split: Split) -> np.ndarray | None:
+        return None if self.source.groups is None else self.source.groups[self.splits[split]]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        return dict(self.source.preprocessing)
+
+    def inputs(self, split: Split, rows: np.ndarray, view: np.ndarray | int) -> tuple[Tensor, ...]:
+        ids = self.splits[split][rows]
+        first, *others = (torch.from_numpy(np.asarray(a[ids], np.float32)) for a in self.body_arrays)
+        views = np.broadcast_to(np.asarray(view), ids.shape)
+        if self.augment.changes and views.any():
+            change = view_images if isinstance(self.front, ImageFront) else view_series
+            first = change(first, self.augment, self.seed, ids, views)
+        return (first, *others)
+
+    def raw(self, split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return raw_rows(self.source, self.splits[split][rows])
+
+    def teacher_inputs(
+        self, split: Split, rows: np.ndarray, view: int, preprocess: Mapping[str, Any] | None
+    ) -> tuple[np.ndarray, ...]:
+        """Images: float32 in 0..1 (batch, channels, height, width) unless `preprocess` says otherwise, the view applied
+        as the same share of the side. Tables and series: what the shipped student takes, series with the view applied."""
+        ids = self.splits[split][rows]
+        if isinstance(self.front, ImageFront):
+            return (teacher_images(self, ids, view, preprocess or {}),)
+        raw = raw_rows(self.source, ids)
+        if isinstance(self.front, SeriesFront) and view:
+            mean = np.array(self.front.mean, np.float32)[:, None]
+            std = np.array(self.front.std, np.float32)[:, None]
+            centred = torch.from_numpy((raw["series"] - mean) / std)
+            changed = view_series(centred, self.augment, self.seed, ids, np.full(len(ids), view)).numpy()
+            raw["series"] = (changed * std + mean).astype(np.float32)
+        return tuple(raw.values())
+
+    def teacher_train_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (positions in the data) of train and transfer, and the labels that the data itself holds for them:
+        what the owner of a built-in teacher trained it with."""
+        ids = np.concatenate([self.splits["train"], self.splits["transfer"]])
+        return ids, self.truth[ids]
+
+    def describe(self) -> dict[str, Any]:
+        """Rows per split and per class, for the report."""
+        found: dict[str, Any] = {"task": self.name, "kind": self.kind, "rows": {s: len(r) for s, r in self.splits.items()}}
+        if self.classes and self.kind == "classification":
+            counts = np.bincount(self.labels("train"), minlength=len(self.classes))
+            found["train_labels"] = dict(zip(self.classes, counts.tolist(), strict=True))
+        return found | {"augment": vars(self.augment), "views": self.views}
+
+
+def open_task(options: DataOptions, cache: Path) -> DataTask:
+    """Read, check, split and prepare the data. Raises Mistakes with what is wrong."""
+    if options.path == "digits" and options.keep_labels is None:
+        options = replace(options, keep_labels=DIGITS_LABELLED)
+    if options.task and options.task not in ("images", "table", "series"):
+        raise mistake("task", f"must be images, table or series. Got '{options.task}'.{near(options.task, ['images', 'table', 'series'])}")
+    source = read_source(options)
+    check_values(source)
+    kind, classes, truth, notes = read_labels(source, options)
+    score = pick_score(options, kind)
+    codes = truth if kind == "classification" else np.zeros(len(truth), np.int64)
+    splits = split_rows(source, options, codes, kind == "classification")
+    source, splits, truth = join_transfer(source, splits, truth, options)
+    check_classes(kind, classes, truth, splits)
+    sides = image_sizes(source) if source.files else set()
+    front = make_front(source, splits["train"], options, sides)
+    outputs = len(classes) if classes else (truth.shape[1] if truth.ndim > 1 else 1)
+    output_name = "values" if kind == "regression" else "logits"
+    side = min(front.size) if isinstance(front, ImageFront) else 1
+    augment = read_augment(options.augment, source.kind, side)
+    keys = row_keys(source)
+    data_key = content_id(hashlib.sha256("".join(keys).encode()).hexdigest(), truth.tolist() if truth.ndim == 1 else truth.sum())
+    parts = {name: rows.tolist() for name, rows in splits.items()}
+    fingerprint = content_id(data_key, str(front), str(augment), options.seed, parts)
+    body = prepare_body(source, front, cache / content_id(data_key, str(front)))
+    scale = None
+    if kind == "regression":
+        taught = truth[splits["train"]]
+        scale = (taught.mean(0), taught.std(0) + 1e-12)
+    return DataTask(
+        name=source.kind,
+        kind=kind,
+        classes=classes,
+        score=score,
+        signature=Signature(raw_signature(front), (TensorSpec(output_name, "float32", ("batch", outputs)),)),
+        body=body_signature(front, outputs, output_name),
+        front=front,
+        views=options.views if augment.changes else 1,
+        target_scale=scale,
+        fingerprint=fingerprint,
+        notes=(*source.notes, *notes),
+        warnings=(*source.warnings, *warn_of_duplicates(keys, splits)),
+        ragged=bool(source.files) and len(sides) > 1,
+        source=source,
+        splits=splits,
+        truth=truth,
+        body_arrays=body,
+        augment=augment,
+        seed=options.seed,
+        cache=cache,
+    )
+
+
+def read_labels(source: Source, options: DataOptions) -> tuple[Kind, tuple[str, ...] | None, np.ndarray, list[str]]:
+    """Kind, class names, and truth: (rows,) int64 | (rows, k) float32. Rows without a label get code 0 or NaN."""
+    labels, known = source.labels, source.known
+    if labels.ndim == 2 and labels.shape[1] > 1 and set(np.unique(labels[known])) <= {0, 1}:
+        names = tuple(str(i) for i in range(labels.shape[1]))
+        return "multilabel", names, labels.astype(np.float32), [f"labels: multi-label, {labels.shape[1]} classes"]
+    numeric = labels.dtype.kind == "f" or (labels.dtype.kind == "O" and pd_numeric(labels[known]))
+    wants_values = options.score in ("rmse", "mae", "r2")
+    if wants_values or labels.ndim == 2 or (numeric and len(set(labels[known].tolist())) > FEW_VALUES):
+        values = np.where(known.reshape(-1, *[1] * (labels.ndim - 1)), labels, np.nan).astype(np.float32)
+        return "regression", None, values.reshape(len(values), -1), ["labels: numbers, so this is a regression"]
+    text = np.array([str(v) for v in labels.tolist()])
+    classes = sorted(set(text[known].tolist()), key=natural)
+    if len(classes) < 2:
+        raise mistake("data.label", f"holds one class only ({', '.join(classes) or 'none'}); at least two are needed.")
+    code = {name: i for i, name in enumerate(classes)}
+    truth = np.array([code.get(v, 0) for v in text], np.int64)
+    return "classification", tuple(classes), truth, [f"labels: {len(classes)} classes"]
+
+
+def pd_numeric(values: np.ndarray) -> bool:
+    return all(isinstance(v, float) and not float(v).is_integer() for v in values[:50].tolist())
+
+
+def natural(name: str) -> tuple[int, float, str]:
+    """Numbers in their order, then names in theirs."""
+    try:
+        return 0, float(name), name
+    except ValueError:
+        return 1, 0.0, name
+
+
+def pick_score(options: DataOptions, kind: Kind) -> Score:
+    fitting = {
+        "classification": ("accuracy", "macro_f1", "auroc"),
+        "multilabel": ("exact_match", "macro_f1", "auroc"),
+        "regression": ("rmse", "mae", "r2"),
+    }[kind]
+    name = options.score or fitting[0]
+    if name not in fitting or name not in SCORES:
+        raise mistake("score", f"must be one of {', '.join(fitting)} for {kind}. Got '{name}'.{near(name, fitting)}")
+    return SCORES[name]
+
+
+def check_classes(kind: Kind, classes: tuple[str, ...] | None, truth: np.ndarray, splits: Mapping[str, np.ndarray]) -> None:
+    if kind != "classification" or classes is None:
+        return
+    counts = np.bincount(truth[splits["train"]], minlength=len(classes))
+    missing = [classes[i] for i in np.flatnonzero(counts == 0)]
+    if missing:
+        raise mistake("data.split", f"leaves train without a row of class {', '.join(missing[:5])}.")
+
+
+def join_transfer(
+    source: Source, splits: dict[str, np.ndarray], truth: np.ndarray, options: DataOptions
+) -> tuple[Source, dict[str, np.ndarray], np.ndarray]:
+    """Append the unlabelled examples of `data.transfer` to the source, as transfer rows."""
+    if options.transfer is None:
+        return source, splits, truth
+    pool = read_pool(source, options)
+    count = len(pool.files) or len(next(iter(pool.columns.values())))
+    if {n: v.shape[1:] for n, v in pool.columns.items()} != {n: v.shape[1:] for n, v in source.columns.items()}:
+        raise mistake("data.transfer", f"has inputs {[v.shape[1:] for v in pool.columns.values()]}, the data has {[v.shape[1:] for v in source.columns.values()]}.")
+    rows = np.arange(source.rows, source.rows + count)
+    blank = np.zeros((count, *truth.shape[1:]), truth.dtype)
+    joined = replace(
+        source,
+        columns={n: np.concatenate([v, pool.columns[n].astype(v.dtype)]) for n, v in source.columns.items()},
+        files=(*source.files, *pool.files),
+        labels=np.concatenate([source.labels, np.repeat(source.labels[:1], count, 0)]),
+        known=np.concatenate([source.known, np.zeros(count, bool)]),
+        groups=None if source.groups is None else np.concatenate([source.groups, np.full(count, "transfer")]),
+    )
+    return joined, splits | {"transfer": np.concatenate([splits["transfer"], rows])}, np.concatenate([truth, blank])
+
+
+def read_pool(source: Source, options: DataOptions) -> Source:
+    """The unlabelled examples: a folder of images, or an .npz with the data's own input names."""
+    from family.tasks.sources import IMAGE_ENDINGS
+
+    path = (options.folder / str(options.transfer)).resolve()
+    if path.is_dir() and source.files:
+        files = tuple(f for f in sorted(path.rglob("*")) if f.suffix.lower() in IMAGE_ENDINGS)
+        if not files:
+            raise mistake("data.transfer", f"{options.transfer} has no images.")
+        return replace(source, files=files)
+    if path.suffix == ".npz" and path.exists() and not source.files:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {n: archive[n] for n in archive.files if n != (options.label or "label")}
+        if len(arrays) == 1 and len(source.columns) == 1:
+            arrays = dict(zip(source.columns, arrays.values(), strict=True))
+        if set(arrays) != set(source.columns):
+            raise mistake("data.transfer", f"has arrays {', '.join(arrays)}; the data has {', '.join(source.columns)}.")
+        return replace(source, columns=arrays)
+    raise mistake("data.transfer", f"must be a folder of images (for images in files) or an .npz (for arrays). Got {options.transfer}.")
+
+
+def make_front(source: Source, train: np.ndarray, options: DataOptions, sides: set[tuple[int, int]]) -> Front:
+    """Normalisation measured on train, as data."""
+    if source.kind == "images":
+        return image_front(source, train, options, sides)
+    if source.kind == "table":
+        return table_front(source, train)
+    if source.kind == "series":
+        return series_front(source, train)
+    return PlainFront(tuple(source.columns), tuple(v.shape[1:] for v in source.columns.values()))
+
+
+def image_front(source: Source, train: np.ndarray, options: DataOptions, sides: set[tuple[int, int]]) -> ImageFront:
+    shown = train[:2000]
+    if source.files:
+        pixels: Any = np.concatenate([decode(source.files[i]).reshape(-1, 3)[::7] for i in shown])
+        raw: tuple[int | None, ...] = (*(sides.copy().pop() if len(sides) == 1 else (None, None)), 3)
+        dtype, channels = "uint8", 3
+    else:
+        array = source.columns["image"]
+        raw, dtype = array.shape[1:], str(array.dtype)
+        channels = {"hw": 1, "hwc": raw[-1], "chw": raw[0]}[source.layout] or 1
+        moved = np.moveaxis(array[shown], 1, -1) if source.layout == "chw" else array[shown]
+        pixels = moved.reshape(-1, channels)
+    height, width = {"hw": raw, "hwc": raw[:2], "chw": raw[1:]}[source.layout]
+    if options.student_input is None and height is None:
+        raise mistake("students.input", "must be given: the images are of different sizes.")
+    size = options.student_input or (int(height or 0), int(width or 0))
+    mean, std = pixels.mean(0, dtype=np.float64), pixels.std(0, dtype=np.float64)
+    return ImageFront(dtype, source.layout, tuple(raw), int(channels), size, rounded(mean), rounded(np.maximum(std, 1e-3)))
+
+
+def rounded(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(f"{v:.6g}") for v in np.atleast_1d(values))
+
+
+def table_front(source: Source, train: np.ndarray) -> TableFront:
+    numbers = source.columns.get("numbers", np.zeros((source.rows, 0), np.float32)).astype(np.float64)
+    codes = source.columns.get("categories", np.zeros((source.rows, 0), np.int64))
+    with np.errstate(all="ignore"):
+        counts = np.maximum((~np.isnan(numbers[train])).sum(0), 1)
+        mean = np.nansum(numbers[train], 0) / counts
+        std = np.sqrt(np.nansum((numbers[train] - mean) ** 2, 0) / counts)
+    flagged = tuple(int(i) for i in np.flatnonzero(np.isnan(numbers).any(0)))
+    sizes = tuple(int(codes[:, i].max(initial=0)) + 1 for i in range(codes.shape[1]))
+    return TableFront(rounded(mean) if mean.size else (), rounded(np.where(std > 1e-9, std, 1)) if std.size else (), flagged, sizes)
+
+
+def series_front(source: Source, train: np.ndarray) -> SeriesFront:
+    series, length = source.columns["series"], source.columns.get("length")
+    time = series.shape[2]
+    keep = np.ones((len(train), 1, time), bool) if length is None else np.arange(time) < length[train][:, None, None]
+    counts = keep.sum((0, 2)) if length is None else np.full(1, keep.sum())
+    mean = (series[train] * keep).sum((0, 2), dtype=np.float64) / counts
+    var = ((series[train] - mean[:, None]) ** 2 * keep).sum((0, 2), dtype=np.float64) / counts
+    return SeriesFront(series.shape[1], time, rounded(mean), rounded(np.sqrt(np.maximum(var, 1e-12))), length is not None)
+
+
+def raw_rows(source: Source, ids: np.ndarray) -> dict[str, np.ndarray]:
+    if source.files:
+        return {"image": np.stack([decode(source.files[i]) for i in ids])}
+    return {name: values[ids] for name, values in source.columns.items()}
+
+
+def raw_chunks(source: Source, ragged: bool) -> Iterator[dict[str, np.ndarray]]:
+    size = 1 if ragged or source.files else 256
+    for start in range(0, source.rows, size):
+        yield raw_rows(source, np.arange(start, min(start + size, source.rows)))
+
+
+def prepare_body(source: Source, front: Front, place: Path) -> tuple[np.ndarray, ...]:
+    """What the front gives for every row: in memory where small, else written once and memory-mapped."""
+    first = apply_front(front, raw_rows(source, np.arange(1)))
+    if sum(t.numel() for t in first) * 4 * source.rows <= IN_MEMORY and not source.files:
+        parts = [apply_front(front, chunk) for chunk in raw_chunks(source, False)]
+        return tuple(torch.cat(p).numpy() for p in zip(*parts, strict=True))
+    paths = [place / f"body-{i}.npy" for i in range(len(first))]
+    if not all(path.exists() for path in paths):
+        write_body(source, front, paths, first)
+    return tuple(np.load(path, mmap_mode="r") for path in paths)
+
+
+def write_body(source: Source, front: Front, paths: list[Path], first: tuple[Tensor, ...]) -> None:
+    parts = [path.with_name(f".{path.name}.filling") for path in paths]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    maps = [np.lib.format.open_memmap(p, "w+", np.float16, (source.rows, *t.shape[1:])) for p, t in zip(parts, first, strict=True)]
+    start = 0
+    for chunk in raw_chunks(source, True):
+        given = apply_front(front, chunk)
+        for array, tensor in zip(maps, given, strict=True):
+            array[start : start + len(tensor)] = tensor.numpy()
+        start += len(given[0])
+    for array, part, path in zip(maps, parts, paths, strict=True):
+        array.flush()
+        write_beside(path, part.replace)
+
+
+def teacher_images(task: DataTask, ids: np.ndarray, view: int, preprocess: Mapping[str, Any]) -> np.ndarray:
+    """Pixels at the teacher's size, the view applied, scaled and laid out as `preprocess` says."""
+    pixels = teacher_pixels(task, ids, preprocess.get("size"))
+    if view and task.augment.changes:
+        pixels = view_images(pixels, task.augment, task.seed, ids, np.full(len(ids), view))
+    if preprocess.get("channels") == "bgr":
+        pixels = pixels.flip(1)
+    for name, apply in (("mean", torch.sub), ("std", torch.div)):
+        if preprocess.get(name) is not None:
+            values = torch.tensor(preprocess[name], dtype=torch.float32).reshape(1, -1, 1, 1)
+            pixels = apply(pixels, values)
+    if preprocess.get("layout") == "nhwc":
+        pixels = pixels.permute(0, 2, 3, 1)
+    return np.ascontiguousarray(pixels.numpy(), np.float32)
+
+
+def teacher_pixels(task: DataTask, ids: np.ndarray, size: Any) -> Tensor:
+    """float32 (n, channels, height, width): uint8 pixels divided by 255 (digits by 16), floats as they are."""
+    front = task.front
+    assert isinstance(front, ImageFront)
+    wanted = (size, size) if isinstance(size, int) else tuple(size) if size else None
+    if wanted is None and task.ragged:
+        raise mistake("teacher.preprocess.size", "must be given: the images are of different sizes.")
+    scale = 1.0 if front.dtype != "uint8" else 16.0 if task.source.files == () and task.source.columns["image"].max() <= 16 else 255.0
+    parts = []
+    for chunk in [ids[i : i + 1] for i in range(len(ids))] if task.source.files else [ids]:
+        plain = ImageFront(front.dtype, front.layout, tuple(s if not task.source.files else None if i < 2 else s for i, s in enumerate(front.raw)),
+                           front.channels, wanted or front.size, (0.0,) * front.channels, (scale,) * front.channels)  # fmt: skip
+        if wanted is None and not task.source.files:
+            height, width = {"hw": front.raw, "hwc": front.raw[:2], "chw": front.raw[1:]}[front.layout]
+            plain = replace(plain, size=(int(height or 0), int(width or 0)))
+        parts.append(apply_front(plain, raw_rows(task.source, chunk))[0])
+    return torch.cat(parts)

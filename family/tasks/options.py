@@ -1,0 +1,55 @@
+"""What the tasks need to know of the file, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """`path` and `transfer` are relative to `folder`. `split` holds shares (val, test) or names of ready-made splits."""
+
+    path: str
+    folder: Path
+    task: str | None = None
+    score: str | None = None
+    label: str | None = None
+    split: Mapping[str, Any] | None = None
+    group: str | None = None
+    transfer: str | None = None
+    augment: Any = "auto"
+    keep_labels: int | None = None
+    student_input: tuple[int, int] | None = None
+    seed: int = 0
+    views: int = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Rows as they lie on disk, before any split.
+
+    columns: raw inputs by name, each (rows, …); or, for images of varying sides, `files` to decode one by one.
+    labels: (rows,) or (rows, k); `known[i]` says whether row i has one. split: "train" | "val" | "test" | "transfer" | "".
+    """
+
+    kind: str  # images | table | series | plain
+    columns: Mapping[str, np.ndarray]
+    labels: np.ndarray
+    known: np.ndarray
+    names: tuple[str, ...] | None = None  # class names where the source itself names them
+    split: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    files: tuple[Any, ...] = ()
+    layout: str = ""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return len(self.known)

@@ -1,0 +1,262 @@
+"""Readers: from what lies on disk to a `Source`. Which one reads is decided by the path's look."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from family.doors import load
+from family.errors import mistake
+from family.tasks.options import DataOptions, Source
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+FORMATS = "a folder of class folders, .npz, .csv, .parquet, a saved Hugging Face dataset, or path/file.py:function"
+SPLIT_FOLDERS = ("train", "val", "test")
+
+
+def read_source(options: DataOptions) -> Source:
+    """Read the data of `options.path`. Raises Mistakes naming `data.path` or `data.label`."""
+    if options.path == "digits":
+        return read_digits()
+    if ".py:" in options.path:
+        made = load(options.path, options.folder, "data.path")()
+        return made if isinstance(made, Source) else from_arrays(dict(made), options)
+    path = (options.folder / options.path).resolve()
+    if not path.exists():
+        raise mistake("data.path", f"names {options.path}, which is not there (looked for {path}).")
+    if path.is_dir():
+        return read_hugging_face(path, options) if is_hugging_face(path) else read_image_folder(path)
+    readers: dict[str, Callable[[Path, DataOptions], Source]] = {
+        ".npz": read_npz,
+        ".csv": read_table,
+        ".parquet": read_table,
+    }
+    if path.suffix not in readers:
+        raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.")
+    return readers[path.suffix](path, options)
+
+
+def read_digits() -> Source:
+    """scikit-learn's digits: 1,797 images of 8 × 8, pixels 0 to 16; 200 rows for val, 600 for test."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    rows = np.arange(len(digits.target))
+    train, rest = train_test_split(rows, test_size=800, random_state=0, stratify=digits.target)
+    val, test = train_test_split(rest, train_size=200, random_state=0, stratify=digits.target[rest])
+    split = np.full(len(rows), "train", dtype="<U8")
+    split[val], split[test] = "val", "test"
+    pixels = digits.images.astype(np.uint8)[..., None]
+    return Source("images", {"image": pixels}, digits.target, np.ones(len(rows), bool), split=split, layout="hwc")
+
+
+def read_npz(path: Path, options: DataOptions) -> Source:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError) as problem:
+        raise mistake("data.path", f"{options.path} is no readable .npz file: {problem}") from problem
+    return from_arrays(arrays, options)
+
+
+def from_arrays(arrays: dict[str, np.ndarray], options: DataOptions) -> Source:
+    """Named arrays: labels, `split` and the group taken out, what is left is input."""
+    label = options.label or "label"
+    if label not in arrays:
+        raise no_label(label, list(arrays))
+    labels = np.asarray(arrays.pop(label))
+    split = arrays.pop("split", None)
+    groups = take_group(arrays, options)
+    lengths = {name: len(values) for name, values in arrays.items()} | {label: len(labels)}
+    if len(set(lengths.values())) > 1:
+        raise mistake("data.path", f"holds arrays of unequal numbers of rows: {lengths}.")
+    if not arrays:
+        raise mistake("data.path", f"holds no input beside the labels '{label}'.")
+    known = np.ones(len(labels), bool) if split is None else np.asarray(split).astype(str) != "transfer"
+    kind, columns, layout, notes = guess_arrays(arrays, options)
+    return Source(kind, columns, labels, known, split=split, groups=groups, layout=layout, notes=tuple(notes))
+
+
+def guess_arrays(
+    arrays: dict[str, np.ndarray], options: DataOptions
+) -> tuple[str, dict[str, np.ndarray], str, list[str]]:
+    """What named arrays are: images, series, a table of numbers, or several plain inputs."""
+    names = list(arrays)
+    inputs = [n for n in names if n != "length"]
+    if len(inputs) == 1:
+        array = arrays[inputs[0]]
+        asked = options.task
+        if asked == "series" or (asked is None and "length" in names):
+            if array.ndim != 3:
+                raise mistake("data.path", f"series must be (rows, channels, time). Got '{inputs[0]}' {array.shape}.")
+            columns = {"series": array.astype(np.float32)}
+            if "length" in arrays:
+                columns["length"] = arrays["length"].astype(np.int64)
+            return "series", columns, "", [f"task: series, channels {array.shape[1]}, time {array.shape[2]}"]
+        if asked == "images" or (asked is None and array.ndim >= 3):
+            layout = guess_layout(array)
+            kept = array if array.dtype == np.uint8 else array.astype(np.float32)
+            return "images", {"image": kept}, layout, [f"task: images, layout {layout} guessed from shape {array.shape[1:]}"]
+        if array.ndim == 2:
+            columns = {"numbers": array.astype(np.float32)}
+            return "table", columns, "", [f"task: table of {array.shape[1]} numbers"]
+    return "plain", {n: arrays[n].astype(np.float32) for n in names}, "", [f"task: several named inputs: {', '.join(names)}"]
+
+
+def guess_layout(array: np.ndarray) -> str:
+    if array.ndim == 3:
+        return "hw"
+    if array.ndim != 4:
+        raise mistake("data.path", f"images must be (rows, height, width[, channels]). Got {array.shape}.")
+    return "chw" if array.shape[1] in (1, 3, 4) and array.shape[3] not in (1, 3, 4) else "hwc"
+
+
+def take_group(columns: Any, options: DataOptions) -> np.ndarray | None:
+    if options.group is None:
+        return None
+    if options.group not in columns:
+        raise mistake("data.group", f"'{options.group}' is not there. Found: {', '.join(columns)}.{near(options.group, columns)}")
+    return np.asarray(columns.pop(options.group)).astype(str)
+
+
+def no_label(label: str, there: list[str]) -> Exception:
+    return mistake("data.label", f"'{label}' is not there. Found: {', '.join(there)}.{near(label, there)}")
+
+
+def near(name: str, there: Any) -> str:
+    found = get_close_matches(name, list(there), 1)
+    return f" Did you mean '{found[0]}'?" if found else ""
+
+
+def read_frame(path: Path, where: str) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (ValueError, OSError, UnicodeDecodeError) as problem:
+        raise mistake(where, f"{path.name} cannot be read as {path.suffix}: {problem}") from problem
+
+
+def read_table(path: Path, options: DataOptions) -> Source:
+    """Rows of numbers and categories; or, where a column holds image bytes, images."""
+    return from_frame(read_frame(path, "data.path"), options)
+
+
+def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
+    label = options.label or "label"
+    if {"bbox", "boxes", "objects", "segmentation", "mask"} & set(frame.columns):
+        raise mistake("data.path", "holds boxes or masks: detection and segmentation are not supported, classes and values are.")
+    if label not in frame:
+        raise no_label(label, list(frame.columns))
+    columns = {name: frame[name] for name in frame.columns}
+    labels = columns.pop(label)
+    split = columns.pop("split").astype(str).to_numpy() if "split" in columns else None
+    groups = take_group(columns, options)
+    known = labels.notna().to_numpy() & (True if split is None else split != "transfer")
+    pictures = [n for n, c in columns.items() if is_image_column(c)]
+    if pictures:
+        return picture_table(columns[pictures[0]], labels.to_numpy(), known, split, groups)
+    table = encode_table(columns)
+    return Source("table", table["columns"], labels.to_numpy(), known, split=split, groups=groups,
+                  preprocessing=table["preprocessing"], notes=table["notes"], warnings=table["warnings"])  # fmt: skip
+
+
+def is_image_column(column: pd.Series) -> bool:
+    first = column.dropna().iloc[0] if column.notna().any() else None
+    return isinstance(first, bytes) or (isinstance(first, Mapping) and "bytes" in first)
+
+
+def picture_table(
+    column: pd.Series, labels: np.ndarray, known: np.ndarray, split: np.ndarray | None, groups: np.ndarray | None
+) -> Source:
+    files = tuple(v["bytes"] if isinstance(v, Mapping) else v for v in column)
+    return Source("images", {}, labels, known, split=split, groups=groups, files=files, layout="hwc",
+                  notes=("task: images, from encoded bytes",))  # fmt: skip
+
+
+MOST_CATEGORIES = 64
+
+
+def encode_table(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
+    """Numbers as float32 with NaN for missing, categories as codes; the mapping goes into the manifest."""
+    numbers, categories, notes, warnings = {}, {}, [], []
+    for name, column in columns.items():
+        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+            numbers[name] = column.to_numpy(np.float32, na_value=np.nan)
+            continue
+        text = column.astype("string")
+        counts = text.value_counts()
+        if len(counts) > 0.9 * len(column) and len(column) > 50:
+            warnings.append(f"column '{name}' has a value of its own in nearly every row, like an id; it is left out")
+            continue
+        kept = sorted(counts.index[:MOST_CATEGORIES].astype(str))
+        if len(counts) > MOST_CATEGORIES:
+            notes.append(f"column '{name}': {len(counts)} categories, the {MOST_CATEGORIES} most frequent kept")
+        codes = {value: code for code, value in enumerate(kept)}
+        categories[name] = (codes, text.map(codes).fillna(-1).to_numpy(np.int64))
+    arrays: dict[str, np.ndarray] = {}
+    if numbers:
+        arrays["numbers"] = np.stack(list(numbers.values()), 1)
+    if categories:
+        arrays["categories"] = np.stack([codes for _, codes in categories.values()], 1)
+    if not arrays:
+        raise mistake("data.path", "has no column that could be an input.")
+    described = {"numbers": list(numbers), "categories": {n: codes for n, (codes, _) in categories.items()}, "unknown_code": -1}
+    notes.insert(0, f"task: table of {len(numbers)} numbers and {len(categories)} categories")
+    return {"columns": arrays, "preprocessing": {"columns": described}, "notes": tuple(notes), "warnings": tuple(warnings)}
+
+
+def read_image_folder(folder: Path) -> Source:
+    """photos/<class>/<file>, or photos/<train|val|test>/<class>/<file>."""
+    parts = {name: folder / name for name in SPLIT_FOLDERS if (folder / name).is_dir()}
+    found: list[tuple[Path, str, str]] = []
+    for split, part in parts.items() if set(SPLIT_FOLDERS) <= set(parts) else [("", folder)]:
+        for group in sorted(p for p in part.iterdir() if p.is_dir()):
+            found += [(file, group.name, split) for file in sorted(group.rglob("*")) if file.suffix.lower() in IMAGE_ENDINGS]
+    if not found:
+        raise mistake("data.path", f"{folder.name} has no images in class folders ({', '.join(IMAGE_ENDINGS)}).")
+    labels = np.array([label for _, label, _ in found])
+    split = np.array([s for _, _, s in found]) if found[0][2] else None
+    files = tuple(file for file, _, _ in found)
+    return Source("images", {}, labels, np.ones(len(found), bool), split=split, files=files, layout="hwc",
+                  notes=(f"task: images, {len(found)} files of {len(set(labels))} class folders",))  # fmt: skip
+
+
+def decode(file: Any) -> np.ndarray:
+    """Pixels (height, width, 3) uint8 of a file or of encoded bytes. Raises OSError where it is broken."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+        picture.load()
+        return np.asarray(picture.convert("RGB"))
+
+
+def is_hugging_face(folder: Path) -> bool:
+    return (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
+
+
+def read_hugging_face(path: Path, options: DataOptions) -> Source:
+    """A dataset saved by `save_to_disk`: an image feature, or columns of a table."""
+    try:
+        import datasets
+    except ImportError as problem:
+        raise mistake("data.path", "is a Hugging Face dataset; install it with: pip install 'student-family[hf]'") from problem
+    opened = datasets.load_from_disk(str(path))
+    tables = dict(opened) if isinstance(opened, datasets.DatasetDict) else {"": opened}
+    frames = []
+    renamed = {"validation": "val", "valid": "val"}
+    for name, table in tables.items():
+        for column, feature in table.features.items():
+            if isinstance(feature, datasets.Image):
+                table = table.cast_column(column, datasets.Image(decode=False))
+        frame = table.to_pandas()
+        for column, feature in table.features.items():
+            if isinstance(feature, datasets.ClassLabel):
+                frame[column] = [feature.names[i] if i >= 0 else None for i in frame[column]]
+        frames.append(frame.assign(split=renamed.get(name, name)) if name else frame)
+    return from_frame(pd.concat(frames, ignore_index=True), options)
