@@ -69,7 +69,14 @@ def simulate(rng, rows, seeds, row_noise, seed_noise, gain=0.0, group=1):
 
 @pytest.mark.parametrize(
     ("rows", "seeds", "row_noise", "seed_noise"),
-    [(270, 1, 0.3, 0.0), (270, 1, 1.0, 0.0), (100, 3, 1.0, 0.3), (270, 3, 0.5, 0.5), (1000, 3, 1.0, 0.5)],
+    [
+        (270, 1, 0.3, 0.0),
+        (270, 1, 1.0, 0.0),
+        (100, 3, 1.0, 0.3),
+        (270, 3, 0.5, 0.5),
+        (1000, 3, 1.0, 0.5),
+        (1000, 2, 1.0, 0.5),
+    ],
 )
 def test_a_true_null_is_rejected_at_most_as_often_as_promised(rows, seeds, row_noise, seed_noise):
     rng, runs = np.random.default_rng(rows + seeds), 700

