@@ -35,8 +35,8 @@ def export_graphs(job: Job, module: nn.Module, folder: Path, calibration_rows: i
     """Write `folder/<precision>/model.onnx` with its front, and `body.onnx` without, for every precision."""
     fp32 = folder / "fp32" / "body.onnx"
     fp32.parent.mkdir(parents=True, exist_ok=True)
-    opset = job.spec.export.opset
-    write_beside(fp32, lambda beside: to_onnx(module, job.task.body, beside, opset or 18))
+    opset = 18 if job.spec.export.opset == "auto" else job.spec.export.opset
+    write_beside(fp32, lambda beside: to_onnx(module, job.task.body, beside, opset))
     graphs = {}
     for precision in job.precisions:
         body = folder / precision / "body.onnx"
@@ -62,13 +62,17 @@ def calibration_feeds(job: Job, rows: int) -> list[dict[str, np.ndarray]]:
 
 
 def write_feeds(job: Job) -> Path:
-    """One raw validation row: the same inputs for every measurement of this run."""
+    """One validation row, raw and as the front gives it: the same inputs for every measurement of this run."""
     path = job.folder / "measuring" / "feeds.npz"
     if not path.exists():
 
+        row = np.array([0])
+        body = zip((spec.name for spec in job.task.body.inputs), job.task.inputs("val", row, 0), strict=True)
+        arrays = job.task.raw("val", row) | {name: value.numpy() for name, value in body}
+
         def save(beside: Path) -> None:
             with beside.open("wb") as handle:
-                np.savez(handle, **job.task.raw("val", np.array([0])))
+                np.savez(handle, **arrays)
 
         write_beside(path, save)
     return path

@@ -318,9 +318,8 @@ def write_student_folder(
     golden = job.task.raw("val", np.arange(1 if job.task.ragged else min(4, job.task.rows("val"))))
     teacher = job.spec.teacher[0]
     manifest = {
-        "format": 1,
         "name": f"{job.spec.name}/{name}",
-        "task": job.task.kind,
+        "kind": job.task.kind,
         "classes": list(job.task.classes) if job.task.classes else None,
         "preprocessing": front_data(job.task.front) | job.task.preprocessing,
         "params": dict(params),

@@ -80,7 +80,6 @@ def sampler(job: Job, number: int) -> TPESampler:
         n_startup_trials=startup,
         multivariate=True,
         constant_liar=False,
-        warn_independent_sampling=False,
     )
 
 

@@ -74,7 +74,7 @@ def train(
     with one_thread():
         plan = plan_batches(task, training, with_transfer=training.loss != "labels")
         module.to(device).train()
-        optimiser = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=1e-2)
+        optimiser = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True)
         first = load_checkpoint(checkpoint, module, optimiser)
         written = time.monotonic()
         for step in range(first, training.steps):

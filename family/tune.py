@@ -19,9 +19,9 @@ Builder = Callable[[int], nn.Module]
 
 
 def auto_steps(module: nn.Module, task: Task) -> int:
-    """About 40 passes over train and transfer in batches of 64, within 300 to 3,000 steps."""
+    """About 20 passes over train and transfer in batches of 64, within 300 to 3,000 steps."""
     rows = task.rows("train") + task.rows("transfer")
-    return int(np.clip(40 * rows / 64, 300, 3000))
+    return int(np.clip(20 * rows / 64, 300, 3000))
 
 
 def find_learning_rate(

@@ -1,0 +1,45 @@
+"""Recompute every test score of a run from its student folders, with numpy and onnxruntime alone.
+
+    python examples/recompute.py runs/digits
+
+Exits 1 where a score differs from family.json.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+
+def recompute(score: str, truth: np.ndarray, outputs: np.ndarray) -> float:
+    if score == "accuracy":
+        return float((outputs.argmax(1) == truth).mean())
+    if score == "rmse":
+        return float(np.sqrt(((outputs - truth) ** 2).mean()))
+    if score == "mae":
+        return float(np.abs(outputs - truth).mean())
+    raise SystemExit(f"recompute knows accuracy, rmse and mae. Got {score}.")
+
+
+def main(run: Path) -> int:
+    family = json.loads((run / "family.json").read_text())
+    rows = np.load(run / "test-rows.npz")
+    truth = rows["truth"]
+    feeds = {name.removeprefix("input:"): rows[name] for name in rows.files if name.startswith("input:")}
+    differs = 0
+    for name, entry in family["budgets"].items():
+        if entry["status"] != "kept":
+            continue
+        session = onnxruntime.InferenceSession(str(run / entry["student"] / "model.onnx"))
+        outputs = session.run(None, feeds)[0]
+        found, said = recompute(family["score"]["name"], truth, outputs), entry["test"]["value"]
+        same = abs(found - said) < 1e-6
+        differs += not same
+        print(f"{name:12} recomputed {found:.6f}  family.json {said:.6f}  {'equal' if same else 'DIFFERENT'}")
+    return int(differs > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
