@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from family.run_folder import write_beside
@@ -21,7 +21,13 @@ class Member(nn.Sequential):
             return [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU()]
 
         super().__init__(
-            *block(1, 32), *block(32, 64), nn.MaxPool2d(2), *block(64, 96), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10)
+            *block(1, 32),
+            *block(32, 64),
+            nn.MaxPool2d(2),
+            *block(64, 96),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(96, 10),
         )
 
 
@@ -55,7 +61,11 @@ def labelled_views(task: Task) -> tuple[Tensor, Tensor]:
     _, truth = task.teacher_train_labels()  # type: ignore[attr-defined]
     views = []
     for view in range(max(task.views, 1)):
-        parts = [task.teacher_inputs(s, np.arange(task.rows(s)), view, None)[0] for s in ("train", "transfer") if task.rows(s)]  # type: ignore[arg-type]
+        parts = [
+            task.teacher_inputs(s, np.arange(task.rows(s)), view, None)[0]
+            for s in ("train", "transfer")
+            if task.rows(s)
+        ]  # type: ignore[arg-type]
         views.append(torch.from_numpy(np.concatenate(parts)))
     return torch.stack(views), torch.from_numpy(truth)
 

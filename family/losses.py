@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from family.errors import mistake
@@ -53,7 +53,9 @@ def dkd(student: Tensor, soft: SoftBatch, temperature: float, labels: Tensor | N
     hit = F.one_hot(target, student.shape[1]).bool()
     target_kl = kl(binary(theirs, hit), binary(ours, hit))
     drop = torch.zeros_like(student).masked_fill(hit, -1e4)
-    other_kl = kl((soft.logits / temperature + drop).log_softmax(1), (student / temperature + drop).log_softmax(1))
+    other_kl = kl(
+        (soft.logits / temperature + drop).log_softmax(1), (student / temperature + drop).log_softmax(1)
+    )
     return temperature**2 * (target_kl + 8 * other_kl)
 
 
@@ -139,7 +141,9 @@ def losses_for(kind: Kind) -> tuple[str, ...]:
     return ("kd", "dkd", "dist", "standardised", "mse", "labels")
 
 
-def check_loss(name: str, kind: Kind, has: frozenset[str], temperature: float, grid: tuple[float, ...]) -> None:
+def check_loss(
+    name: str, kind: Kind, has: frozenset[str], temperature: float, grid: tuple[float, ...]
+) -> None:
     """Raises Mistakes where the store lacks what the loss needs."""
     missing = loss_of(name, kind).needs - has
     if missing:
@@ -150,7 +154,9 @@ def check_loss(name: str, kind: Kind, has: frozenset[str], temperature: float, g
             f"(it has {sorted(has)}). Allowed here: {', '.join(fit)}.",
         )
     if name != "labels" and "all" not in has and temperature not in grid:
-        raise mistake("distill.temperature", f"must be one of {list(grid)} with a sparse store. Got {temperature}.")
+        raise mistake(
+            "distill.temperature", f"must be one of {list(grid)} with a sparse store. Got {temperature}."
+        )
 
 
 def supervised(kind: Kind) -> Callable[[Tensor, Tensor], Tensor]:
@@ -161,7 +167,9 @@ def supervised(kind: Kind) -> Callable[[Tensor, Tensor], Tensor]:
 
     def multilabel(outputs: Tensor, labels: Tensor) -> Tensor:
         known = ~labels.isnan()
-        return (F.binary_cross_entropy_with_logits(outputs, labels.nan_to_num(), reduction="none") * known).sum(1)
+        return (
+            F.binary_cross_entropy_with_logits(outputs, labels.nan_to_num(), reduction="none") * known
+        ).sum(1)
 
     def regression(outputs: Tensor, labels: Tensor) -> Tensor:
         known = ~labels.isnan()

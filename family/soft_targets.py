@@ -41,7 +41,11 @@ class SoftTargets:
 
     @property
     def has(self) -> frozenset[str]:
-        return frozenset({"all", "top", "moments", "rest"}) if self.dense else frozenset({"top", "moments", "rest"})
+        return (
+            frozenset({"all", "top", "moments", "rest"})
+            if self.dense
+            else frozenset({"top", "moments", "rest"})
+        )
 
     @property
     def temperatures(self) -> tuple[float, ...]:
@@ -60,7 +64,12 @@ class SoftTargets:
         moments = take["moments"]
         ids = take["ids"].long()
         return SoftBatch(
-            ids=ids, top=take["top"], mean=moments[:, 0], std=moments[:, 1], rest=take["rest"], temperatures=TEMPERATURES
+            ids=ids,
+            top=take["top"],
+            mean=moments[:, 0],
+            std=moments[:, 1],
+            rest=take["rest"],
+            temperatures=TEMPERATURES,
         )
 
 
@@ -119,7 +128,10 @@ def fill(
                     maps[name][view, rows] = values
         for array in maps.values():
             array.flush()
-    write_json(part / "done.json", {"views": views, "dense": dense, "teacher": teacher.fingerprint, "task": task.fingerprint})
+    write_json(
+        part / "done.json",
+        {"views": views, "dense": dense, "teacher": teacher.fingerprint, "task": task.fingerprint},
+    )
     shutil.rmtree(place, ignore_errors=True)
     part.rename(place)
 

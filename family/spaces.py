@@ -40,11 +40,15 @@ def conv() -> StudentSpace:
     def build(params: Params, signature: Signature) -> nn.Module:
         shape = signature.inputs[0].shape
         if len(shape) != 4:
-            raise mistake("students.space", f"conv takes images (channels, height, width). Got inputs of {shape[1:]}.")
+            raise mistake(
+                "students.space", f"conv takes images (channels, height, width). Got inputs of {shape[1:]}."
+            )
         channels, height, width = (int(n) for n in shape[1:])
         if min(height, width) < 8:
             raise mistake("students.input", f"conv needs sides of at least 8. Got {height} × {width}.")
-        return ConvStudent(channels, min(height, width), int(params["width"]), int(params["depth"]), outputs_of(signature))
+        return ConvStudent(
+            channels, min(height, width), int(params["width"]), int(params["depth"]), outputs_of(signature)
+        )
 
     return StudentSpace("conv", dims, build, ("fp32", "int8"))
 
@@ -56,10 +60,14 @@ def encoder() -> StudentSpace:
     def build(params: Params, signature: Signature) -> nn.Module:
         shape = signature.inputs[0].shape
         if len(shape) != 3:
-            raise mistake("students.space", f"encoder takes series (channels, time). Got inputs of {shape[1:]}.")
+            raise mistake(
+                "students.space", f"encoder takes series (channels, time). Got inputs of {shape[1:]}."
+            )
         heads = int(params["heads"])
         width = max(heads, round(int(params["width"]) / heads) * heads)
-        return EncoderStudent(int(shape[1]), int(shape[2]), width, int(params["depth"]), heads, outputs_of(signature))
+        return EncoderStudent(
+            int(shape[1]), int(shape[2]), width, int(params["depth"]), heads, outputs_of(signature)
+        )
 
     return StudentSpace("encoder", dims, build, ("fp32", "int8-dynamic"))
 
@@ -87,15 +95,21 @@ def open_foreign(name: str, folder: Path) -> StudentSpace:
     if ".py:" not in name:
         near = get_close_matches(name, SPACES, 1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise mistake("students.space", f"must be one of {', '.join(SPACES)} or path/file.py:function. Got '{name}'.{hint}")
+        raise mistake(
+            "students.space",
+            f"must be one of {', '.join(SPACES)} or path/file.py:function. Got '{name}'.{hint}",
+        )
     made = load(name, folder, "students.space")()
     if isinstance(made, StudentSpace):
         return made
     if isinstance(made, Mapping) and {"dims", "build"} <= set(made):
-        dims = {key: value if isinstance(value, Dim) else as_dim(value) for key, value in made["dims"].items()}
+        dims = {
+            key: value if isinstance(value, Dim) else as_dim(value) for key, value in made["dims"].items()
+        }
         return StudentSpace(name, dims, made["build"], tuple(made.get("precisions", ("fp32", "int8"))))
     raise mistake(
-        "students.space", f"{name} must return a StudentSpace or {{'dims': …, 'build': …}}. Got {type(made).__name__}."
+        "students.space",
+        f"{name} must return a StudentSpace or {{'dims': …, 'build': …}}. Got {type(made).__name__}.",
     )
 
 
@@ -156,7 +170,9 @@ def check_build(space: StudentSpace, params: Params, task: Task) -> None:
 
 
 def whole(dim: Dim) -> bool:
-    return all(isinstance(v, int) or v is None or float(v).is_integer() for v in (dim.low, dim.high, dim.step))
+    return all(
+        isinstance(v, int) or v is None or float(v).is_integer() for v in (dim.low, dim.high, dim.step)
+    )
 
 
 def smallest(space: StudentSpace) -> dict[str, Any]:
@@ -164,7 +180,9 @@ def smallest(space: StudentSpace) -> dict[str, Any]:
 
 
 def largest(space: StudentSpace) -> dict[str, Any]:
-    return {name: dim.choices[-1] if dim.choices else plain(dim, dim.high) for name, dim in space.dims.items()}
+    return {
+        name: dim.choices[-1] if dim.choices else plain(dim, dim.high) for name, dim in space.dims.items()
+    }
 
 
 def middle(space: StudentSpace) -> dict[str, Any]:
@@ -181,7 +199,11 @@ def at(dim: Dim, share: float) -> Any:
     if dim.choices:
         return dim.choices[min(int(share * len(dim.choices)), len(dim.choices) - 1)]
     low, high = float(dim.low or 0), float(dim.high or 0)
-    value = math.exp(math.log(low) + share * (math.log(high) - math.log(low))) if dim.log else low + share * (high - low)
+    value = (
+        math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+        if dim.log
+        else low + share * (high - low)
+    )
     if dim.step:
         value = low + round((value - low) / dim.step) * dim.step
     return plain(dim, min(max(value, low), high))
@@ -226,7 +248,11 @@ def count_macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
         weight = layer.weight
         total += output.numel() * weight[0].numel()
 
-    hooks = [m.register_forward_hook(count) for m in module.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    hooks = [
+        m.register_forward_hook(count)
+        for m in module.modules()
+        if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)
+    ]
     was = module.training
     with torch.no_grad():
         module.eval()(*inputs)

@@ -21,7 +21,9 @@ from family.run_folder import content_id
 from family.types import Split, Task, Teacher
 from reports import Interval, score_interval
 
-KINDS = "a .onnx file, a .pt2 program, stored outputs (.npz, .parquet), path/file.py:function, or a list of these"
+KINDS = (
+    "a .onnx file, a .pt2 program, stored outputs (.npz, .parquet), path/file.py:function, or a list of these"
+)
 LEAST = 1e-12  # the least probability a logarithm is taken of
 
 
@@ -66,7 +68,9 @@ class OneTeacher:
         said = np.asarray(self.asked.ask(split, rows, view), np.float32)
         said = said.reshape(len(rows), -1)
         if np.isnan(said).any():
-            raise mistake("teacher", f"gives NaN for {int(np.isnan(said).any(1).sum())} of {len(rows)} {split} rows.")
+            raise mistake(
+                "teacher", f"gives NaN for {int(np.isnan(said).any(1).sum())} of {len(rows)} {split} rows."
+            )
         if self.logarithm:
             said = np.log(np.maximum(said, LEAST))
         return said if self.order is None else said[:, self.order]
@@ -91,7 +95,9 @@ class Ensemble:
     @property
     def cost(self) -> Mapping[str, Any]:
         keys = set.intersection(*(set(m.cost) for m in self.members))
-        return {key: sum(m.cost[key] for m in self.members) for key in keys if key in ("parameters", "size_kb")}
+        return {
+            key: sum(m.cost[key] for m in self.members) for key in keys if key in ("parameters", "size_kb")
+        }
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -125,7 +131,13 @@ def open_one(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> 
     check_shape(said, task, options)
     logarithm, notes = speaks(said, task, options)
     order = class_order(options, task, folder)
-    key = content_id(asked.fingerprint, options.output, options.gives, options.preprocess, None if order is None else order.tolist())
+    key = content_id(
+        asked.fingerprint,
+        options.output,
+        options.gives,
+        options.preprocess,
+        None if order is None else order.tolist(),
+    )
     return OneTeacher(asked, key, asked.views, asked.cost, (*asked.notes, *notes), logarithm, order)
 
 
@@ -143,8 +155,15 @@ def kind_of(path: str) -> str:
 def check_shape(said: np.ndarray, task: Task, options: TeacherOptions) -> None:
     wanted = int(task.body.outputs[0].shape[1])
     if said.shape[1] != wanted:
-        has = f"{len(task.classes)} classes ({', '.join(task.classes[:6])}{', …' if len(task.classes) > 6 else ''})" if task.classes else f"{wanted} values"
-        raise mistake("teacher", f"gives {said.shape[1]} outputs a row; the data has {has}. Is `teacher.output` the right one?")
+        has = (
+            f"{len(task.classes)} classes ({', '.join(task.classes[:6])}{', …' if len(task.classes) > 6 else ''})"
+            if task.classes
+            else f"{wanted} values"
+        )
+        raise mistake(
+            "teacher",
+            f"gives {said.shape[1]} outputs a row; the data has {has}. Is `teacher.output` the right one?",
+        )
     if not np.isfinite(said).all():
         raise mistake("teacher", "gives NaN or infinite values on validation inputs.")
 
@@ -157,17 +176,27 @@ def speaks(said: np.ndarray, task: Task, options: TeacherOptions) -> tuple[bool,
     sums = bool(np.allclose(said.sum(1), 1, atol=1e-3))
     alike = inside and (sums or task.kind == "multilabel")
     if options.gives == "logits" and alike and sums:
-        raise mistake("teacher.gives", "says logits, but every row lies within 0..1 and sums to 1: these are probabilities.")
+        raise mistake(
+            "teacher.gives",
+            "says logits, but every row lies within 0..1 and sums to 1: these are probabilities.",
+        )
     if options.gives == "probabilities" and not alike:
         low, high = float(said.min()), float(said.max())
-        raise mistake("teacher.gives", f"says probabilities, but outputs range from {low:.3g} to {high:.3g} and rows sum to {said.sum(1).mean():.3g}.")
+        raise mistake(
+            "teacher.gives",
+            f"says probabilities, but outputs range from {low:.3g} to {high:.3g} and rows sum to {said.sum(1).mean():.3g}.",
+        )
     if task.kind == "multilabel":
         if alike:
-            raise mistake("teacher.gives", "a multi-label teacher must give logits; these look like probabilities.")
+            raise mistake(
+                "teacher.gives", "a multi-label teacher must give logits; these look like probabilities."
+            )
         return False, ()
     if options.gives != "auto":
         return options.gives == "probabilities", ()
-    return alike, (f"teacher: gives {'probabilities (rows sum to 1)' if alike else 'logits'}, guessed from its values",)
+    return alike, (
+        f"teacher: gives {'probabilities (rows sum to 1)' if alike else 'logits'}, guessed from its values",
+    )
 
 
 def class_order(options: TeacherOptions, task: Task, folder: Path) -> np.ndarray | None:
@@ -180,7 +209,10 @@ def class_order(options: TeacherOptions, task: Task, folder: Path) -> np.ndarray
     names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     missing = sorted(set(task.classes) - set(names))
     if missing or len(names) != len(task.classes):
-        raise mistake("teacher.classes", f"lists {', '.join(names)}; the data has {', '.join(task.classes)}. Missing: {', '.join(missing) or 'none'}.")
+        raise mistake(
+            "teacher.classes",
+            f"lists {', '.join(names)}; the data has {', '.join(task.classes)}. Missing: {', '.join(missing) or 'none'}.",
+        )
     return np.array([names.index(c) for c in task.classes])
 
 
@@ -198,8 +230,12 @@ def file_key(path: Path) -> str:
 def open_factory(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
     module = load(options.path, folder, "teacher")()
     if not isinstance(module, torch.nn.Module):
-        raise mistake("teacher", f"{options.path} must return a torch.nn.Module. Got {type(module).__name__}.")
-    state = hashlib.sha256(b"".join(v.cpu().contiguous().numpy().tobytes() for v in module.state_dict().values())).hexdigest()
+        raise mistake(
+            "teacher", f"{options.path} must return a torch.nn.Module. Got {type(module).__name__}."
+        )
+    state = hashlib.sha256(
+        b"".join(v.cpu().contiguous().numpy().tobytes() for v in module.state_dict().values())
+    ).hexdigest()
     return ask_module(module.eval(), options, task, content_id(options.path, state))
 
 
@@ -220,7 +256,9 @@ def ask_module(module: torch.nn.Module, options: TeacherOptions, task: Task, key
                 said = module(*inputs)
         except (RuntimeError, TypeError, ValueError, AssertionError) as problem:
             shapes = ", ".join(f"{tuple(i.shape)} {i.dtype}" for i in inputs)
-            raise mistake("teacher", f"fails on the data's inputs ({shapes}): {first_line(problem)}") from problem
+            raise mistake(
+                "teacher", f"fails on the data's inputs ({shapes}): {first_line(problem)}"
+            ) from problem
         if isinstance(said, Mapping):
             said = said[options.output] if options.output else next(iter(said.values()))
         if isinstance(said, tuple | list):
@@ -245,8 +283,14 @@ def open_onnx(options: TeacherOptions, task: Task, folder: Path, cache: Path) ->
         raise mistake("teacher", f"{options.path} is no ONNX model: {first_line(problem)}") from problem
     names = [o.name for o in session.get_outputs()]
     if options.output is not None and options.output not in names:
-        raise mistake("teacher.output", f"'{options.output}' is no output of {options.path}. It has {', '.join(names)}.")
-    notes = () if options.output or len(names) == 1 else (f"teacher: of the outputs {', '.join(names)} the first is taken",)
+        raise mistake(
+            "teacher.output", f"'{options.output}' is no output of {options.path}. It has {', '.join(names)}."
+        )
+    notes = (
+        ()
+        if options.output or len(names) == 1
+        else (f"teacher: of the outputs {', '.join(names)} the first is taken",)
+    )
     output = options.output or names[0]
     fixed = session.get_inputs()[0].shape[0]
 
@@ -256,7 +300,9 @@ def open_onnx(options: TeacherOptions, task: Task, folder: Path, cache: Path) ->
         return run_onnx(session, arrays, output, fixed if isinstance(fixed, int) else None)
 
     size = path.stat().st_size / 1000
-    return Asked(ask, file_key(path), cost={"size_kb": size, "parameters": round(size * 1000 / 4)}, notes=notes)
+    return Asked(
+        ask, file_key(path), cost={"size_kb": size, "parameters": round(size * 1000 / 4)}, notes=notes
+    )
 
 
 def check_onnx_inputs(session: Any, arrays: Sequence[np.ndarray], path: str) -> None:
@@ -264,11 +310,15 @@ def check_onnx_inputs(session: Any, arrays: Sequence[np.ndarray], path: str) -> 
     ours = ", ".join(f"{a.shape[1:]} {a.dtype}" for a in arrays)
     theirs = ", ".join(f"{i.name} {tuple(i.shape[1:])} {i.type}" for i in wanted)
     same = len(wanted) == len(arrays) and all(
-        len(i.shape) == a.ndim and all(not isinstance(w, int) or w == g for w, g in zip(i.shape[1:], a.shape[1:], strict=True))
+        len(i.shape) == a.ndim
+        and all(not isinstance(w, int) or w == g for w, g in zip(i.shape[1:], a.shape[1:], strict=True))
         for i, a in zip(wanted, arrays, strict=False)
     )
     if not same:
-        raise mistake("teacher.preprocess", f"gives {ours}; {path} takes {theirs}. Set size, layout and channels so that they agree.")
+        raise mistake(
+            "teacher.preprocess",
+            f"gives {ours}; {path} takes {theirs}. Set size, layout and channels so that they agree.",
+        )
 
 
 def run_onnx(session: Any, arrays: Sequence[np.ndarray], output: str, fixed: int | None) -> np.ndarray:
@@ -283,7 +333,9 @@ def run_onnx(session: Any, arrays: Sequence[np.ndarray], output: str, fixed: int
         batch = [a[start : start + size] for a in arrays]
         short = size - len(batch[0])
         batch = [np.concatenate([b, np.repeat(b[-1:], short, 0)]) if short else b for b in batch]
-        said = session.run([output], {name: b.astype(kind) for (name, kind), b in zip(names, batch, strict=True)})[0]
+        said = session.run(
+            [output], {name: b.astype(kind) for (name, kind), b in zip(names, batch, strict=True)}
+        )[0]
         parts.append(np.asarray(said).reshape(size, -1)[: size - short])
     return np.concatenate(parts)
 
@@ -294,12 +346,17 @@ def open_stored(options: TeacherOptions, task: Task, folder: Path, cache: Path) 
     try:
         table = read_stored(path, options.output or "outputs")
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as problem:
-        raise mistake("teacher", f"{options.path} holds no stored outputs '{options.output or 'outputs'}': {first_line(problem)}") from problem
+        raise mistake(
+            "teacher",
+            f"{options.path} holds no stored outputs '{options.output or 'outputs'}': {first_line(problem)}",
+        ) from problem
     total = sum(task.rows(split) for split in ("train", "transfer", "val", "test"))
     if len(table) < total:
         raise mistake("teacher", f"{options.path} holds outputs for {len(table)} rows; the data has {total}.")
     notes = ("teacher: stored outputs, one clean view; students see no augmentation",)
-    return Asked(lambda split, rows, _: table[task.row_ids(split)[rows]], file_key(path), views=1, notes=notes)
+    return Asked(
+        lambda split, rows, _: table[task.row_ids(split)[rows]], file_key(path), views=1, notes=notes
+    )
 
 
 def read_stored(path: Path, name: str) -> np.ndarray:
@@ -319,7 +376,12 @@ def open_digits(options: TeacherOptions, task: Task, folder: Path, cache: Path) 
     if task.classes != tuple(str(i) for i in range(10)):
         raise mistake("teacher", "'digits' teaches the built-in data 'digits' alone.")
     asked = ask_module(digits_teacher(task, cache), replace(options, preprocess=None), task, "digits-1")
-    return replace(asked, notes=("teacher: built in, trained with all labels of train; students keep those of data.keep_labels",))
+    return replace(
+        asked,
+        notes=(
+            "teacher: built in, trained with all labels of train; students keep those of data.keep_labels",
+        ),
+    )
 
 
 TEACHERS: dict[str, Callable[[TeacherOptions, Task, Path, Path], Asked]] = {

@@ -31,7 +31,10 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return next((device for device in ("cuda", "mps") if there[device]), "cpu")
     if not there[name]:
-        raise mistake("device", f"'{name}' is not on this machine. Here: {', '.join(d for d, has in there.items() if has)}.")
+        raise mistake(
+            "device",
+            f"'{name}' is not on this machine. Here: {', '.join(d for d, has in there.items() if has)}.",
+        )
     return name
 
 
@@ -51,7 +54,9 @@ def plan_batches(task: Task, training: Training, with_transfer: bool) -> Plan:
     size = min(training.batch, labelled + pool)
     need = training.steps * size
     epochs = math.ceil(need / (labelled + pool))
-    order = np.concatenate([rng.permutation(labelled + pool) for _ in range(epochs)])[:need].reshape(training.steps, size)
+    order = np.concatenate([rng.permutation(labelled + pool) for _ in range(epochs)])[:need].reshape(
+        training.steps, size
+    )
     views = rng.integers(0, min(training.views, task.views), order.shape)
     transfer = order >= labelled
     return Plan(transfer, np.where(transfer, order - labelled, order), views)
@@ -74,7 +79,9 @@ def train(
     with one_thread():
         plan = plan_batches(task, training, with_transfer=training.loss != "labels")
         module.to(device).train()
-        optimiser = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True)
+        optimiser = torch.optim.AdamW(
+            module.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True
+        )
         first = load_checkpoint(checkpoint, module, optimiser)
         written = time.monotonic()
         for step in range(first, training.steps):
@@ -104,7 +111,11 @@ def one_thread() -> Iterator[None]:
 
 def set_rate(optimiser: torch.optim.Optimizer, training: Training, step: int) -> None:
     warm = max(1, round(WARM_UP * training.steps))
-    share = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (training.steps - warm)))
+    share = (
+        (step + 1) / warm
+        if step < warm
+        else 0.5 * (1 + math.cos(math.pi * (step - warm) / (training.steps - warm)))
+    )
     for group in optimiser.param_groups:
         group["lr"] = training.learning_rate * share
 
@@ -164,7 +175,9 @@ FIELDS = ("logits", "ids", "top", "mean", "std", "rest")
 def join_soft(softs: list[SoftBatch]) -> SoftBatch:
     if len(softs) == 1:
         return softs[0]
-    fields = {f: torch.cat([getattr(s, f) for s in softs]) for f in FIELDS if getattr(softs[0], f) is not None}
+    fields = {
+        f: torch.cat([getattr(s, f) for s in softs]) for f in FIELDS if getattr(softs[0], f) is not None
+    }
     return SoftBatch(**fields, temperatures=softs[0].temperatures)
 
 

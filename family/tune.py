@@ -25,14 +25,21 @@ def auto_steps(module: nn.Module, task: Task) -> int:
 
 
 def find_learning_rate(
-    builds: Sequence[Builder], task: Task, store: SoftTargets, base: Training, grid: Sequence[float], steps: int
+    builds: Sequence[Builder],
+    task: Task,
+    store: SoftTargets,
+    base: Training,
+    grid: Sequence[float],
+    steps: int,
 ) -> tuple[float, list[dict[str, Any]]]:
     """The rate with the best mean score over `builds` (a small and a large student), and every try."""
     tries = []
     for rate in grid:
         for size, build in enumerate(builds):
             score = short_run(build, task, store, replace(base, learning_rate=rate, steps=steps))
-            tries.append({"learning_rate": rate, "student": ("small", "large")[size], "val": score, "steps": steps})
+            tries.append(
+                {"learning_rate": rate, "student": ("small", "large")[size], "val": score, "steps": steps}
+            )
     sign = 1 if task.score.higher_is_better else -1
     mean = {rate: sign * np.mean([t["val"] for t in tries if t["learning_rate"] == rate]) for rate in grid}
     return max(grid, key=lambda rate: mean[rate]), tries

@@ -33,7 +33,9 @@ def read_augment(asked: Any, kind: str, side: int) -> Augment:
     if asked == "auto":
         return {"images": Augment(shift=1 / 8), "series": Augment(scale=0.1)}.get(kind, Augment())
     if not isinstance(asked, Mapping):
-        raise mistake("data.augment", f"must be auto, none or a mapping of shift, flip, scale. Got {asked!r}.")
+        raise mistake(
+            "data.augment", f"must be auto, none or a mapping of shift, flip, scale. Got {asked!r}."
+        )
     unknown = set(asked) - {"shift", "flip", "scale"}
     if unknown:
         raise mistake("data.augment", f"knows shift, flip and scale. Got {', '.join(sorted(unknown))}.")
@@ -68,7 +70,9 @@ def view_images(x: Tensor, augment: Augment, seed: int, row: np.ndarray, view: n
         ys = np.where(flipped[:, None], ys[:, ::-1], ys)
     if augment.flip == "horizontal":
         xs = np.where(flipped[:, None], xs[:, ::-1], xs)
-    flat = torch.from_numpy(np.ascontiguousarray((ys[:, :, None] * width + xs[:, None, :]).reshape(len(x), 1, -1)))
+    flat = torch.from_numpy(
+        np.ascontiguousarray((ys[:, :, None] * width + xs[:, None, :]).reshape(len(x), 1, -1))
+    )
     return x.flatten(2).gather(2, flat.expand(-1, x.shape[1], -1)).unflatten(2, (height, width))
 
 

@@ -25,12 +25,23 @@ def check_values(source: Source) -> None:
         rows = np.flatnonzero(bad.reshape(len(values), -1).any(1))
         if len(rows):
             what = "infinite values" if source.kind == "table" else "NaN or infinite values"
-            wrong.append(Mistake("data.path", f"'{name}' holds {what} in {len(rows)} rows, first {rows[:SHOWN].tolist()}."))
+            wrong.append(
+                Mistake(
+                    "data.path", f"'{name}' holds {what} in {len(rows)} rows, first {rows[:SHOWN].tolist()}."
+                )
+            )
     if source.labels.dtype.kind == "f":
-        bad = np.isinf(source.labels) | (np.isnan(source.labels) & source.known.reshape(-1, *[1] * (source.labels.ndim - 1)))
+        bad = np.isinf(source.labels) | (
+            np.isnan(source.labels) & source.known.reshape(-1, *[1] * (source.labels.ndim - 1))
+        )
         rows = np.flatnonzero(bad.reshape(len(bad), -1).any(1))
         if len(rows):
-            wrong.append(Mistake("data.label", f"holds NaN or infinite values in {len(rows)} rows, first {rows[:SHOWN].tolist()}."))
+            wrong.append(
+                Mistake(
+                    "data.label",
+                    f"holds NaN or infinite values in {len(rows)} rows, first {rows[:SHOWN].tolist()}.",
+                )
+            )
     if wrong:
         raise Mistakes(wrong)
 
@@ -50,7 +61,13 @@ def image_sizes(source: Source) -> set[tuple[int, int]]:
     broken = [i for i, found in enumerate(sides) if found is None]
     if broken:
         names = [getattr(source.files[i], "name", f"row {i}") for i in broken[:SHOWN]]
-        raise Mistakes([Mistake("data.path", f"holds {len(broken)} corrupt or truncated images, first {', '.join(names)}.")])
+        raise Mistakes(
+            [
+                Mistake(
+                    "data.path", f"holds {len(broken)} corrupt or truncated images, first {', '.join(names)}."
+                )
+            ]
+        )
     return {found for found in sides if found is not None}
 
 
@@ -61,7 +78,9 @@ def warn_of_duplicates(keys: np.ndarray, splits: Mapping[str, np.ndarray]) -> tu
     for name in ("val", "test"):
         again = sum(key in taught for key in keys[splits[name]].tolist())
         if again:
-            found.append(f"{again} of {len(splits[name])} {name} rows stand in train or transfer too: scores are flattered")
+            found.append(
+                f"{again} of {len(splits[name])} {name} rows stand in train or transfer too: scores are flattered"
+            )
     return tuple(found)
 
 
@@ -73,4 +92,9 @@ def row_keys(source: Source) -> np.ndarray:
         raw = (f if isinstance(f, bytes) else Path(f).read_bytes() for f in source.files)
         return np.array([hashlib.sha256(b).hexdigest()[:16] for b in raw])
     arrays = [np.ascontiguousarray(values) for values in source.columns.values()]
-    return np.array([hashlib.sha256(b"".join(a[i].tobytes() for a in arrays)).hexdigest()[:16] for i in range(source.rows)])
+    return np.array(
+        [
+            hashlib.sha256(b"".join(a[i].tobytes() for a in arrays)).hexdigest()[:16]
+            for i in range(source.rows)
+        ]
+    )

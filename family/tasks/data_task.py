@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from torch import Tensor
 
 from export import (
@@ -118,7 +117,11 @@ class DataTask:
 
     def describe(self) -> dict[str, Any]:
         """Rows per split and per class, for the report."""
-        found: dict[str, Any] = {"task": self.name, "kind": self.kind, "rows": {s: len(r) for s, r in self.splits.items()}}
+        found: dict[str, Any] = {
+            "task": self.name,
+            "kind": self.kind,
+            "rows": {s: len(r) for s, r in self.splits.items()},
+        }
         if self.classes and self.kind == "classification":
             counts = np.bincount(self.labels("train"), minlength=len(self.classes))
             found["train_labels"] = dict(zip(self.classes, counts.tolist(), strict=True))
@@ -130,7 +133,10 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
     if options.path == "digits" and options.keep_labels is None:
         options = replace(options, keep_labels=DIGITS_LABELLED)
     if options.task and options.task not in ("images", "table", "series"):
-        raise mistake("task", f"must be images, table or series. Got '{options.task}'.{near(options.task, ['images', 'table', 'series'])}")
+        raise mistake(
+            "task",
+            f"must be images, table or series. Got '{options.task}'.{near(options.task, ['images', 'table', 'series'])}",
+        )
     source = read_source(options)
     check_values(source)
     kind, classes, truth, notes = read_labels(source, options)
@@ -146,7 +152,9 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
     side = min(front.size) if isinstance(front, ImageFront) else 1
     augment = read_augment(options.augment, source.kind, side)
     keys = row_keys(source)
-    data_key = content_id(hashlib.sha256("".join(keys).encode()).hexdigest(), truth.tolist() if truth.ndim == 1 else truth.sum())
+    data_key = content_id(
+        hashlib.sha256("".join(keys).encode()).hexdigest(), truth.tolist() if truth.ndim == 1 else truth.sum()
+    )
     parts = {name: rows.tolist() for name, rows in splits.items()}
     fingerprint = content_id(data_key, str(front), str(augment), options.seed, parts)
     body = prepare_body(source, front, cache / content_id(data_key, str(front)))
@@ -178,21 +186,35 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
     )
 
 
-def read_labels(source: Source, options: DataOptions) -> tuple[Kind, tuple[str, ...] | None, np.ndarray, list[str]]:
+def read_labels(
+    source: Source, options: DataOptions
+) -> tuple[Kind, tuple[str, ...] | None, np.ndarray, list[str]]:
     """Kind, class names, and truth: (rows,) int64 | (rows, k) float32. Rows without a label get code 0 or NaN."""
     labels, known = source.labels, source.known
     if labels.ndim == 2 and labels.shape[1] > 1 and set(np.unique(labels[known])) <= {0, 1}:
         names = tuple(str(i) for i in range(labels.shape[1]))
-        return "multilabel", names, labels.astype(np.float32), [f"labels: multi-label, {labels.shape[1]} classes"]
+        return (
+            "multilabel",
+            names,
+            labels.astype(np.float32),
+            [f"labels: multi-label, {labels.shape[1]} classes"],
+        )
     numeric = labels.dtype.kind == "f" or (labels.dtype.kind == "O" and pd_numeric(labels[known]))
     wants_values = options.score in ("rmse", "mae", "r2")
     if wants_values or labels.ndim == 2 or (numeric and len(set(labels[known].tolist())) > FEW_VALUES):
         values = np.where(known.reshape(-1, *[1] * (labels.ndim - 1)), labels, np.nan).astype(np.float32)
-        return "regression", None, values.reshape(len(values), -1), ["labels: numbers, so this is a regression"]
+        return (
+            "regression",
+            None,
+            values.reshape(len(values), -1),
+            ["labels: numbers, so this is a regression"],
+        )
     text = np.array([str(v) for v in labels.tolist()])
     classes = sorted(set(text[known].tolist()), key=natural)
     if len(classes) < 2:
-        raise mistake("data.label", f"holds one class only ({', '.join(classes) or 'none'}); at least two are needed.")
+        raise mistake(
+            "data.label", f"holds one class only ({', '.join(classes) or 'none'}); at least two are needed."
+        )
     code = {name: i for i, name in enumerate(classes)}
     truth = np.array([code.get(v, 0) for v in text], np.int64)
     return "classification", tuple(classes), truth, [f"labels: {len(classes)} classes"]
@@ -218,11 +240,15 @@ def pick_score(options: DataOptions, kind: Kind) -> Score:
     }[kind]
     name = options.score or fitting[0]
     if name not in fitting or name not in SCORES:
-        raise mistake("score", f"must be one of {', '.join(fitting)} for {kind}. Got '{name}'.{near(name, fitting)}")
+        raise mistake(
+            "score", f"must be one of {', '.join(fitting)} for {kind}. Got '{name}'.{near(name, fitting)}"
+        )
     return SCORES[name]
 
 
-def check_classes(kind: Kind, classes: tuple[str, ...] | None, truth: np.ndarray, splits: Mapping[str, np.ndarray]) -> None:
+def check_classes(
+    kind: Kind, classes: tuple[str, ...] | None, truth: np.ndarray, splits: Mapping[str, np.ndarray]
+) -> None:
     if kind != "classification" or classes is None:
         return
     counts = np.bincount(truth[splits["train"]], minlength=len(classes))
@@ -239,8 +265,13 @@ def join_transfer(
         return source, splits, truth
     pool = read_pool(source, options)
     count = len(pool.files) or len(next(iter(pool.columns.values())))
-    if {n: v.shape[1:] for n, v in pool.columns.items()} != {n: v.shape[1:] for n, v in source.columns.items()}:
-        raise mistake("data.transfer", f"has inputs {[v.shape[1:] for v in pool.columns.values()]}, the data has {[v.shape[1:] for v in source.columns.values()]}.")
+    if {n: v.shape[1:] for n, v in pool.columns.items()} != {
+        n: v.shape[1:] for n, v in source.columns.items()
+    }:
+        raise mistake(
+            "data.transfer",
+            f"has inputs {[v.shape[1:] for v in pool.columns.values()]}, the data has {[v.shape[1:] for v in source.columns.values()]}.",
+        )
     rows = np.arange(source.rows, source.rows + count)
     blank = np.zeros((count, *truth.shape[1:]), truth.dtype)
     joined = replace(
@@ -251,7 +282,11 @@ def join_transfer(
         known=np.concatenate([source.known, np.zeros(count, bool)]),
         groups=None if source.groups is None else np.concatenate([source.groups, np.full(count, "transfer")]),
     )
-    return joined, splits | {"transfer": np.concatenate([splits["transfer"], rows])}, np.concatenate([truth, blank])
+    return (
+        joined,
+        splits | {"transfer": np.concatenate([splits["transfer"], rows])},
+        np.concatenate([truth, blank]),
+    )
 
 
 def read_pool(source: Source, options: DataOptions) -> Source:
@@ -270,9 +305,14 @@ def read_pool(source: Source, options: DataOptions) -> Source:
         if len(arrays) == 1 and len(source.columns) == 1:
             arrays = dict(zip(source.columns, arrays.values(), strict=True))
         if set(arrays) != set(source.columns):
-            raise mistake("data.transfer", f"has arrays {', '.join(arrays)}; the data has {', '.join(source.columns)}.")
+            raise mistake(
+                "data.transfer", f"has arrays {', '.join(arrays)}; the data has {', '.join(source.columns)}."
+            )
         return replace(source, columns=arrays)
-    raise mistake("data.transfer", f"must be a folder of images (for images in files) or an .npz (for arrays). Got {options.transfer}.")
+    raise mistake(
+        "data.transfer",
+        f"must be a folder of images (for images in files) or an .npz (for arrays). Got {options.transfer}.",
+    )
 
 
 def make_front(source: Source, train: np.ndarray, options: DataOptions, sides: set[tuple[int, int]]) -> Front:
@@ -286,7 +326,9 @@ def make_front(source: Source, train: np.ndarray, options: DataOptions, sides: s
     return PlainFront(tuple(source.columns), tuple(v.shape[1:] for v in source.columns.values()))
 
 
-def image_front(source: Source, train: np.ndarray, options: DataOptions, sides: set[tuple[int, int]]) -> ImageFront:
+def image_front(
+    source: Source, train: np.ndarray, options: DataOptions, sides: set[tuple[int, int]]
+) -> ImageFront:
     shown = train[:2000]
     if source.files:
         pixels: Any = np.concatenate([decode(source.files[i]).reshape(-1, 3)[::7] for i in shown])
@@ -303,7 +345,9 @@ def image_front(source: Source, train: np.ndarray, options: DataOptions, sides: 
         raise mistake("students.input", "must be given: the images are of different sizes.")
     size = options.student_input or (int(height or 0), int(width or 0))
     mean, std = pixels.mean(0, dtype=np.float64), pixels.std(0, dtype=np.float64)
-    return ImageFront(dtype, source.layout, tuple(raw), int(channels), size, rounded(mean), rounded(np.maximum(std, 1e-3)))
+    return ImageFront(
+        dtype, source.layout, tuple(raw), int(channels), size, rounded(mean), rounded(np.maximum(std, 1e-3))
+    )
 
 
 def rounded(values: np.ndarray) -> tuple[float, ...]:
@@ -319,17 +363,28 @@ def table_front(source: Source, train: np.ndarray) -> TableFront:
         std = np.sqrt(np.nansum((numbers[train] - mean) ** 2, 0) / counts)
     flagged = tuple(int(i) for i in np.flatnonzero(np.isnan(numbers).any(0)))
     sizes = tuple(int(codes[:, i].max(initial=0)) + 1 for i in range(codes.shape[1]))
-    return TableFront(rounded(mean) if mean.size else (), rounded(np.where(std > 1e-9, std, 1)) if std.size else (), flagged, sizes)
+    return TableFront(
+        rounded(mean) if mean.size else (),
+        rounded(np.where(std > 1e-9, std, 1)) if std.size else (),
+        flagged,
+        sizes,
+    )
 
 
 def series_front(source: Source, train: np.ndarray) -> SeriesFront:
     series, length = source.columns["series"], source.columns.get("length")
     time = series.shape[2]
-    keep = np.ones((len(train), 1, time), bool) if length is None else np.arange(time) < length[train][:, None, None]
+    keep = (
+        np.ones((len(train), 1, time), bool)
+        if length is None
+        else np.arange(time) < length[train][:, None, None]
+    )
     counts = keep.sum((0, 2)) if length is None else np.full(1, keep.sum())
     mean = (series[train] * keep).sum((0, 2), dtype=np.float64) / counts
     var = ((series[train] - mean[:, None]) ** 2 * keep).sum((0, 2), dtype=np.float64) / counts
-    return SeriesFront(series.shape[1], time, rounded(mean), rounded(np.sqrt(np.maximum(var, 1e-12))), length is not None)
+    return SeriesFront(
+        series.shape[1], time, rounded(mean), rounded(np.sqrt(np.maximum(var, 1e-12))), length is not None
+    )
 
 
 def raw_rows(source: Source, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -359,7 +414,10 @@ def prepare_body(source: Source, front: Front, place: Path) -> tuple[np.ndarray,
 def write_body(source: Source, front: Front, paths: list[Path], first: tuple[Tensor, ...]) -> None:
     parts = [path.with_name(f".{path.name}.filling") for path in paths]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    maps = [np.lib.format.open_memmap(p, "w+", np.float16, (source.rows, *t.shape[1:])) for p, t in zip(parts, first, strict=True)]
+    maps = [
+        np.lib.format.open_memmap(p, "w+", np.float16, (source.rows, *t.shape[1:]))
+        for p, t in zip(parts, first, strict=True)
+    ]
     start = 0
     for chunk in raw_chunks(source, True):
         given = apply_front(front, chunk)
@@ -394,7 +452,13 @@ def teacher_pixels(task: DataTask, ids: np.ndarray, size: Any) -> Tensor:
     wanted = (size, size) if isinstance(size, int) else tuple(size) if size else None
     if wanted is None and task.ragged:
         raise mistake("teacher.preprocess.size", "must be given: the images are of different sizes.")
-    scale = 1.0 if front.dtype != "uint8" else 16.0 if task.source.files == () and task.source.columns["image"].max() <= 16 else 255.0
+    scale = (
+        1.0
+        if front.dtype != "uint8"
+        else 16.0
+        if task.source.files == () and task.source.columns["image"].max() <= 16
+        else 255.0
+    )
     parts = []
     for chunk in [ids[i : i + 1] for i in range(len(ids))] if task.source.files else [ids]:
         plain = ImageFront(front.dtype, front.layout, tuple(s if not task.source.files else None if i < 2 else s for i, s in enumerate(front.raw)),

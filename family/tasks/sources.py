@@ -16,7 +16,9 @@ from family.errors import mistake
 from family.tasks.options import DataOptions, Source
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
-FORMATS = "a folder of class folders, .npz, .csv, .parquet, a saved Hugging Face dataset, or path/file.py:function"
+FORMATS = (
+    "a folder of class folders, .npz, .csv, .parquet, a saved Hugging Face dataset, or path/file.py:function"
+)
 SPLIT_FOLDERS = ("train", "val", "test")
 
 
@@ -54,7 +56,9 @@ def read_digits() -> Source:
     split = np.full(len(rows), "train", dtype="<U8")
     split[val], split[test] = "val", "test"
     pixels = digits.images.astype(np.uint8)[..., None]
-    return Source("images", {"image": pixels}, digits.target, np.ones(len(rows), bool), split=split, layout="hwc")
+    return Source(
+        "images", {"image": pixels}, digits.target, np.ones(len(rows), bool), split=split, layout="hwc"
+    )
 
 
 def read_npz(path: Path, options: DataOptions) -> Source:
@@ -95,7 +99,9 @@ def guess_arrays(
         asked = options.task
         if asked == "series" or (asked is None and "length" in names):
             if array.ndim != 3:
-                raise mistake("data.path", f"series must be (rows, channels, time). Got '{inputs[0]}' {array.shape}.")
+                raise mistake(
+                    "data.path", f"series must be (rows, channels, time). Got '{inputs[0]}' {array.shape}."
+                )
             columns = {"series": array.astype(np.float32)}
             if "length" in arrays:
                 columns["length"] = arrays["length"].astype(np.int64)
@@ -103,11 +109,21 @@ def guess_arrays(
         if asked == "images" or (asked is None and array.ndim >= 3):
             layout = guess_layout(array)
             kept = array if array.dtype == np.uint8 else array.astype(np.float32)
-            return "images", {"image": kept}, layout, [f"task: images, layout {layout} guessed from shape {array.shape[1:]}"]
+            return (
+                "images",
+                {"image": kept},
+                layout,
+                [f"task: images, layout {layout} guessed from shape {array.shape[1:]}"],
+            )
         if array.ndim == 2:
             columns = {"numbers": array.astype(np.float32)}
             return "table", columns, "", [f"task: table of {array.shape[1]} numbers"]
-    return "plain", {n: arrays[n].astype(np.float32) for n in names}, "", [f"task: several named inputs: {', '.join(names)}"]
+    return (
+        "plain",
+        {n: arrays[n].astype(np.float32) for n in names},
+        "",
+        [f"task: several named inputs: {', '.join(names)}"],
+    )
 
 
 def guess_layout(array: np.ndarray) -> str:
@@ -122,7 +138,10 @@ def take_group(columns: Any, options: DataOptions) -> np.ndarray | None:
     if options.group is None:
         return None
     if options.group not in columns:
-        raise mistake("data.group", f"'{options.group}' is not there. Found: {', '.join(columns)}.{near(options.group, columns)}")
+        raise mistake(
+            "data.group",
+            f"'{options.group}' is not there. Found: {', '.join(columns)}.{near(options.group, columns)}",
+        )
     return np.asarray(columns.pop(options.group)).astype(str)
 
 
@@ -150,7 +169,10 @@ def read_table(path: Path, options: DataOptions) -> Source:
 def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
     label = options.label or "label"
     if {"bbox", "boxes", "objects", "segmentation", "mask"} & set(frame.columns):
-        raise mistake("data.path", "holds boxes or masks: detection and segmentation are not supported, classes and values are.")
+        raise mistake(
+            "data.path",
+            "holds boxes or masks: detection and segmentation are not supported, classes and values are.",
+        )
     if label not in frame:
         raise no_label(label, list(frame.columns))
     columns = {name: frame[name] for name in frame.columns}
@@ -172,7 +194,11 @@ def is_image_column(column: pd.Series) -> bool:
 
 
 def picture_table(
-    column: pd.Series, labels: np.ndarray, known: np.ndarray, split: np.ndarray | None, groups: np.ndarray | None
+    column: pd.Series,
+    labels: np.ndarray,
+    known: np.ndarray,
+    split: np.ndarray | None,
+    groups: np.ndarray | None,
 ) -> Source:
     files = tuple(v["bytes"] if isinstance(v, Mapping) else v for v in column)
     return Source("images", {}, labels, known, split=split, groups=groups, files=files, layout="hwc",
@@ -192,11 +218,15 @@ def encode_table(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
         text = column.astype("string")
         counts = text.value_counts()
         if len(counts) > 0.9 * len(column) and len(column) > 50:
-            warnings.append(f"column '{name}' has a value of its own in nearly every row, like an id; it is left out")
+            warnings.append(
+                f"column '{name}' has a value of its own in nearly every row, like an id; it is left out"
+            )
             continue
         kept = sorted(counts.index[:MOST_CATEGORIES].astype(str))
         if len(counts) > MOST_CATEGORIES:
-            notes.append(f"column '{name}': {len(counts)} categories, the {MOST_CATEGORIES} most frequent kept")
+            notes.append(
+                f"column '{name}': {len(counts)} categories, the {MOST_CATEGORIES} most frequent kept"
+            )
         codes = {value: code for code, value in enumerate(kept)}
         categories[name] = (codes, text.map(codes).fillna(-1).to_numpy(np.int64))
     arrays: dict[str, np.ndarray] = {}
@@ -206,9 +236,18 @@ def encode_table(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
         arrays["categories"] = np.stack([codes for _, codes in categories.values()], 1)
     if not arrays:
         raise mistake("data.path", "has no column that could be an input.")
-    described = {"numbers": list(numbers), "categories": {n: codes for n, (codes, _) in categories.items()}, "unknown_code": -1}
+    described = {
+        "numbers": list(numbers),
+        "categories": {n: codes for n, (codes, _) in categories.items()},
+        "unknown_code": -1,
+    }
     notes.insert(0, f"task: table of {len(numbers)} numbers and {len(categories)} categories")
-    return {"columns": arrays, "preprocessing": {"columns": described}, "notes": tuple(notes), "warnings": tuple(warnings)}
+    return {
+        "columns": arrays,
+        "preprocessing": {"columns": described},
+        "notes": tuple(notes),
+        "warnings": tuple(warnings),
+    }
 
 
 def read_image_folder(folder: Path) -> Source:
@@ -217,9 +256,15 @@ def read_image_folder(folder: Path) -> Source:
     found: list[tuple[Path, str, str]] = []
     for split, part in parts.items() if set(SPLIT_FOLDERS) <= set(parts) else [("", folder)]:
         for group in sorted(p for p in part.iterdir() if p.is_dir()):
-            found += [(file, group.name, split) for file in sorted(group.rglob("*")) if file.suffix.lower() in IMAGE_ENDINGS]
+            found += [
+                (file, group.name, split)
+                for file in sorted(group.rglob("*"))
+                if file.suffix.lower() in IMAGE_ENDINGS
+            ]
     if not found:
-        raise mistake("data.path", f"{folder.name} has no images in class folders ({', '.join(IMAGE_ENDINGS)}).")
+        raise mistake(
+            "data.path", f"{folder.name} has no images in class folders ({', '.join(IMAGE_ENDINGS)})."
+        )
     labels = np.array([label for _, label, _ in found])
     split = np.array([s for _, _, s in found]) if found[0][2] else None
     files = tuple(file for file, _, _ in found)
@@ -245,7 +290,9 @@ def read_hugging_face(path: Path, options: DataOptions) -> Source:
     try:
         import datasets
     except ImportError as problem:
-        raise mistake("data.path", "is a Hugging Face dataset; install it with: pip install 'student-family[hf]'") from problem
+        raise mistake(
+            "data.path", "is a Hugging Face dataset; install it with: pip install 'student-family[hf]'"
+        ) from problem
     opened = datasets.load_from_disk(str(path))
     tables = dict(opened) if isinstance(opened, datasets.DatasetDict) else {"": opened}
     frames = []
