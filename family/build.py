@@ -41,7 +41,9 @@ def build(spec: Spec, run: Path | None, dry_run: bool, show: Show) -> Outcome:
         job = open_job(spec, folder, cache_folder(folder), show)
         score_teacher(job)
         if dry_run:
-            return forecast_only(job)
+            return Outcome(0, {}, folder, forecast(job))
+        if not job.measured_targets():
+            return all_skipped(job)
         return build_family(job)
 
 
@@ -73,9 +75,14 @@ def score_teacher(job: Job) -> None:
     job.show(f"teacher: val {job.task.score.name} {found.value:.4f} ({found.low:.4f} to {found.high:.4f})")
 
 
-def forecast_only(job: Job) -> Outcome:
-    text = forecast(job)
-    return Outcome(0, {}, job.folder, text)
+def all_skipped(job: Job) -> Outcome:
+    """No target of any budget can be measured here: nothing is trained."""
+    budgets = {
+        name: {"status": "skipped", "target": budget.target, "reason": job.skipped[budget.target]}
+        for name, budget in job.spec.budgets.items()
+    }
+    table = "\n".join(f"{name}: skipped, {entry['reason']}" for name, entry in budgets.items())
+    return Outcome(3, {"format": 1, "name": job.spec.name, "budgets": budgets}, job.folder, table)
 
 
 def freeze_input(spec: Spec, folder: Path) -> None:
