@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from family.run_folder import write_beside
+from family.run_folder import content_id, write_beside
 from family.types import Task
 
 STEPS, BATCH, MEMBERS = 700, 64, 2
@@ -45,15 +45,23 @@ class DigitsTeacher(nn.Module):
 
 def digits_teacher(task: Task, cache: Path) -> nn.Module:
     """Load it, or train it with every label of train and keep it."""
-    path = cache / "digits-1.pt"
-    torch.manual_seed(0)
-    teacher = DigitsTeacher()
-    if not path.exists():
-        for member in teacher.members:
-            train_member(member, *labelled_views(task))
-        write_beside(path, lambda beside: torch.save(teacher.state_dict(), beside))
+    path = cache / f"digits-{training_id(task)}.pt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        teacher = DigitsTeacher()
+        if not path.exists():
+            for member in teacher.members:
+                train_member(member, *labelled_views(task))
+            write_beside(path, lambda beside: torch.save(teacher.state_dict(), beside))
     teacher.load_state_dict(torch.load(path, weights_only=True))
     return teacher.eval()
+
+
+def training_id(task: Task) -> str:
+    """Stands for the rows it is trained on: whoever splits otherwise gets a teacher of their own."""
+    ids, truth = task.teacher_train_labels()  # type: ignore[attr-defined]
+    order = np.argsort(ids)
+    return content_id(ids[order].tolist(), truth[order].tolist(), task.views)
 
 
 def labelled_views(task: Task) -> tuple[Tensor, Tensor]:

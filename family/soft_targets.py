@@ -109,6 +109,7 @@ def read_array(path: Path) -> np.ndarray:
 def fill(
     teacher: Teacher, task: Task, views: int, dense: bool, place: Path, progress: Callable[[str], None]
 ) -> None:
+    fields = sparse_fields if not dense else value_fields if task.kind == "regression" else dense_fields
     part = place.with_name(f".{place.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -120,7 +121,7 @@ def fill(
             progress(f"teacher: {split}, view {view + 1} of {views}")
             for rows in chunks(task.rows(split)):
                 said = teacher.outputs(split, rows, view)
-                for name, values in (dense_fields(said) if dense else sparse_fields(said)).items():
+                for name, values in fields(said).items():
                     if name not in maps:
                         shape = (views, task.rows(split), *values.shape[1:])
                         path = part / f"{split}-{name}.npy"
@@ -141,8 +142,13 @@ def chunks(rows: int) -> list[np.ndarray]:
 
 
 def dense_fields(said: np.ndarray) -> dict[str, np.ndarray]:
-    """float16, centred where logits are large, so that differences survive the rounding."""
+    """Logits (rows, k) as float16."""
     return {"logits": np.clip(said, -60_000, 60_000).astype(np.float16)}
+
+
+def value_fields(said: np.ndarray) -> dict[str, np.ndarray]:
+    """Values (rows, k) of a regression, which may be of any size, as float32."""
+    return {"logits": said.astype(np.float32)}
 
 
 def sparse_fields(said: np.ndarray) -> dict[str, np.ndarray]:

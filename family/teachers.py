@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 import torch
+from scipy.special import expit
 
 from family.doors import load
 from family.errors import mistake
@@ -108,7 +109,7 @@ class Ensemble:
         if self.kind == "regression":
             return np.asarray(said.mean(0), np.float32)
         if self.kind == "multilabel":
-            mean = np.clip((1 / (1 + np.exp(-said))).mean(0), LEAST, 1 - 1e-7)
+            mean = np.clip(expit(said).mean(0), LEAST, 1 - 1e-7)
             return np.asarray(np.log(mean / (1 - mean)), np.float32)
         return np.asarray(np.log(np.maximum(softmax(said).mean(0), LEAST)), np.float32)
 
@@ -371,11 +372,13 @@ def read_stored(path: Path, name: str) -> np.ndarray:
 
 def open_digits(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
     """The built-in teacher of the built-in data: trained by the first run with all labels of train, then kept."""
-    from family.builtin_teacher import digits_teacher
+    from family.builtin_teacher import digits_teacher, training_id
 
     if task.classes != tuple(str(i) for i in range(10)):
         raise mistake("teacher", "'digits' teaches the built-in data 'digits' alone.")
-    asked = ask_module(digits_teacher(task, cache), replace(options, preprocess=None), task, "digits-1")
+    asked = ask_module(
+        digits_teacher(task, cache), replace(options, preprocess=None), task, f"digits-{training_id(task)}"
+    )
     return replace(
         asked,
         notes=(

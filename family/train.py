@@ -76,7 +76,7 @@ def train(
     on rows with labels by `label_weight`; labels alone where `training.loss` is "labels".
     """
     start = time.monotonic()
-    with one_thread():
+    with one_thread(), torch.random.fork_rng(devices=[]):
         plan = plan_batches(task, training, with_transfer=training.loss != "labels")
         module.to(device).train()
         optimiser = torch.optim.AdamW(
@@ -86,6 +86,9 @@ def train(
         written = time.monotonic()
         for step in range(first, training.steps):
             set_rate(optimiser, training, step)
+            torch.manual_seed(
+                training.seed * 1_000_003 + step
+            )  # a student's dropout, the same after a resume
             loss = step_loss(module, task, store, training, plan, step, device)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

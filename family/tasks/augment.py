@@ -39,6 +39,13 @@ def read_augment(asked: Any, kind: str, side: int) -> Augment:
     unknown = set(asked) - {"shift", "flip", "scale"}
     if unknown:
         raise mistake("data.augment", f"knows shift, flip and scale. Got {', '.join(sorted(unknown))}.")
+    fits = {"images": ("shift", "flip"), "series": ("scale",)}.get(kind, ())
+    useless = [name for name in asked if asked[name] and name not in fits]
+    if useless:
+        raise mistake(
+            "data.augment",
+            f"{', '.join(useless)} cannot be applied to {kind}. Possible: {', '.join(fits) or 'none'}.",
+        )
     if asked.get("flip", "") not in ("", "horizontal", "vertical"):
         raise mistake("data.augment.flip", f"must be horizontal or vertical. Got {asked['flip']!r}.")
     return Augment(float(asked.get("shift", 0)) / side, asked.get("flip", ""), float(asked.get("scale", 0)))
@@ -57,12 +64,21 @@ def draw(seed: int, view: np.ndarray, row: np.ndarray, which: int) -> np.ndarray
     return np.asarray((mixed ^ (mixed >> np.uint64(31))).astype(np.float64) / 2.0**63 - 1.0)
 
 
-def view_images(x: Tensor, augment: Augment, seed: int, row: np.ndarray, view: np.ndarray) -> Tensor:
-    """Translate and flip x (n, c, h, w), border pixels repeated; view 0 stays as it is."""
+def view_images(
+    x: Tensor, augment: Augment, seed: int, row: np.ndarray, view: np.ndarray, grid: tuple[int, int]
+) -> Tensor:
+    """Translate and flip x (n, c, h, w), border pixels repeated; view 0 stays as it is.
+
+    Shifts are whole pixels of `grid` (the student's height and width) carried over to x's own size, so that
+    a teacher of another size sees the student's shift.
+    """
     away = (view > 0).astype(float)
     height, width = x.shape[2:]
-    down = np.rint(draw(seed, view, row, 0) * augment.shift * height * away).astype(np.int64)
-    right = np.rint(draw(seed, view, row, 1) * augment.shift * width * away).astype(np.int64)
+    down = np.rint(draw(seed, view, row, 0) * augment.shift * grid[0] * away)
+    right = np.rint(draw(seed, view, row, 1) * augment.shift * grid[1] * away)
+    down, right = (
+        np.rint(n * s / g).astype(np.int64) for n, s, g in zip((down, right), x.shape[2:], grid, strict=True)
+    )
     flipped = (draw(seed, view, row, 2) > 0) & (view > 0)
     ys = np.clip(np.arange(height)[None] - down[:, None], 0, height - 1)
     xs = np.clip(np.arange(width)[None] - right[:, None], 0, width - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,8 +86,10 @@ class DataTask:
         first, *others = (torch.from_numpy(np.asarray(a[ids], np.float32)) for a in self.body_arrays)
         views = np.broadcast_to(np.asarray(view), ids.shape)
         if self.augment.changes and views.any():
-            change = view_images if isinstance(self.front, ImageFront) else view_series
-            first = change(first, self.augment, self.seed, ids, views)
+            if isinstance(self.front, ImageFront):
+                first = view_images(first, self.augment, self.seed, ids, views, self.front.size)
+            else:
+                first = view_series(first, self.augment, self.seed, ids, views)
         return (first, *others)
 
     def raw(self, split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -138,12 +141,15 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
             f"must be images, table or series. Got '{options.task}'.{near(options.task, ['images', 'table', 'series'])}",
         )
     source = read_source(options)
+    if options.task and options.task != source.kind:
+        raise mistake("task", f"says {options.task}; {options.path} holds {source.kind}.")
     check_values(source)
     kind, classes, truth, notes = read_labels(source, options)
     score = pick_score(options, kind)
     codes = truth if kind == "classification" else np.zeros(len(truth), np.int64)
     splits = split_rows(source, options, codes, kind == "classification")
     source, splits, truth = join_transfer(source, splits, truth, options)
+    check_values(source)
     check_classes(kind, classes, truth, splits)
     sides = image_sizes(source) if source.files else set()
     front = make_front(source, splits["train"], options, sides)
@@ -153,7 +159,7 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
     augment = read_augment(options.augment, source.kind, side)
     keys = row_keys(source)
     data_key = content_id(
-        hashlib.sha256("".join(keys).encode()).hexdigest(), truth.tolist() if truth.ndim == 1 else truth.sum()
+        hashlib.sha256("".join(keys).encode()).hexdigest(), hashlib.sha256(truth.tobytes()).hexdigest()
     )
     parts = {name: rows.tolist() for name, rows in splits.items()}
     fingerprint = content_id(data_key, str(front), str(augment), options.seed, parts)
@@ -199,6 +205,8 @@ def read_labels(
             labels.astype(np.float32),
             [f"labels: multi-label, {labels.shape[1]} classes"],
         )
+    if labels.dtype.kind == "f" and labels.ndim == 1 and not (labels[known] % 1).any():
+        labels = np.where(known, labels, -1).astype(np.int64)  # whole numbers, floats only for the gaps
     numeric = labels.dtype.kind == "f" or (labels.dtype.kind == "O" and pd_numeric(labels[known]))
     wants_values = options.score in ("rmse", "mae", "r2")
     if wants_values or labels.ndim == 2 or (numeric and len(set(labels[known].tolist())) > FEW_VALUES):
@@ -300,8 +308,11 @@ def read_pool(source: Source, options: DataOptions) -> Source:
             raise mistake("data.transfer", f"{options.transfer} has no images.")
         return replace(source, files=files)
     if path.suffix == ".npz" and path.exists() and not source.files:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {n: archive[n] for n in archive.files if n != (options.label or "label")}
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {n: archive[n] for n in archive.files if n != (options.label or "label")}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
+            raise mistake("data.transfer", f"{options.transfer} is no readable .npz: {problem}") from problem
         if len(arrays) == 1 and len(source.columns) == 1:
             arrays = dict(zip(source.columns, arrays.values(), strict=True))
         if set(arrays) != set(source.columns):
@@ -433,7 +444,8 @@ def teacher_images(task: DataTask, ids: np.ndarray, view: int, preprocess: Mappi
     """Pixels at the teacher's size, the view applied, scaled and laid out as `preprocess` says."""
     pixels = teacher_pixels(task, ids, preprocess.get("size"))
     if view and task.augment.changes:
-        pixels = view_images(pixels, task.augment, task.seed, ids, np.full(len(ids), view))
+        assert isinstance(task.front, ImageFront)
+        pixels = view_images(pixels, task.augment, task.seed, ids, np.full(len(ids), view), task.front.size)
     if preprocess.get("channels") == "bgr":
         pixels = pixels.flip(1)
     for name, apply in (("mean", torch.sub), ("std", torch.div)):
@@ -452,19 +464,9 @@ def teacher_pixels(task: DataTask, ids: np.ndarray, size: Any) -> Tensor:
     wanted = (size, size) if isinstance(size, int) else tuple(size) if size else None
     if wanted is None and task.ragged:
         raise mistake("teacher.preprocess.size", "must be given: the images are of different sizes.")
-    scale = (
-        1.0
-        if front.dtype != "uint8"
-        else 16.0
-        if task.source.files == () and task.source.columns["image"].max() <= 16
-        else 255.0
-    )
-    parts = []
-    for chunk in [ids[i : i + 1] for i in range(len(ids))] if task.source.files else [ids]:
-        plain = ImageFront(front.dtype, front.layout, tuple(s if not task.source.files else None if i < 2 else s for i, s in enumerate(front.raw)),
-                           front.channels, wanted or front.size, (0.0,) * front.channels, (scale,) * front.channels)  # fmt: skip
-        if wanted is None and not task.source.files:
-            height, width = {"hw": front.raw, "hwc": front.raw[:2], "chw": front.raw[1:]}[front.layout]
-            plain = replace(plain, size=(int(height or 0), int(width or 0)))
-        parts.append(apply_front(plain, raw_rows(task.source, chunk))[0])
-    return torch.cat(parts)
+    height, width = {"hw": front.raw, "hwc": front.raw[:2], "chw": front.raw[1:]}[front.layout]
+    size = wanted or (int(height or 0), int(width or 0))
+    scale = task.source.peak if front.dtype == "uint8" else 1.0
+    plain = replace(front, size=size, mean=(0.0,) * front.channels, std=(scale,) * front.channels)
+    chunks = [ids[i : i + 1] for i in range(len(ids))] if task.ragged else [ids]
+    return torch.cat([apply_front(plain, raw_rows(task.source, chunk))[0] for chunk in chunks])

@@ -12,7 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class DataOptions:
-    """`path` and `transfer` are relative to `folder`. `split` holds shares (val, test) or names of ready-made splits."""
+    """`path` and `transfer` are relative to `folder`.
+
+    `split` holds shares (val, test) or names of ready-made splits.
+    """
 
     path: str
     folder: Path
@@ -33,8 +36,9 @@ class DataOptions:
 class Source:
     """Rows as they lie on disk, before any split.
 
-    columns: raw inputs by name, each (rows, …); or, for images of varying sides, `files` to decode one by one.
-    labels: (rows,) or (rows, k); `known[i]` says whether row i has one. split: "train" | "val" | "test" | "transfer" | "".
+    columns: raw inputs by name, each (rows, …); or, for images in files, `files` to decode one by one.
+    labels: (rows,) or (rows, k); `known[i]` says whether row i has one.
+    split: "train" | "val" | "test" | "transfer" | "".
     """
 
     kind: str  # images | table | series | plain
@@ -46,6 +50,7 @@ class Source:
     groups: np.ndarray | None = None
     files: tuple[Any, ...] = ()
     layout: str = ""
+    peak: float = 255.0  # the brightest value a uint8 pixel can have
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

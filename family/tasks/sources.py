@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -51,21 +52,20 @@ def read_digits() -> Source:
 
     digits = load_digits()
     rows = np.arange(len(digits.target))
-    train, rest = train_test_split(rows, test_size=800, random_state=0, stratify=digits.target)
+    _, rest = train_test_split(rows, test_size=800, random_state=0, stratify=digits.target)
     val, test = train_test_split(rest, train_size=200, random_state=0, stratify=digits.target[rest])
     split = np.full(len(rows), "train", dtype="<U8")
     split[val], split[test] = "val", "test"
     pixels = digits.images.astype(np.uint8)[..., None]
-    return Source(
-        "images", {"image": pixels}, digits.target, np.ones(len(rows), bool), split=split, layout="hwc"
-    )
+    known = np.ones(len(rows), bool)
+    return Source("images", {"image": pixels}, digits.target, known, split=split, layout="hwc", peak=16.0)
 
 
 def read_npz(path: Path, options: DataOptions) -> Source:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError) as problem:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
         raise mistake("data.path", f"{options.path} is no readable .npz file: {problem}") from problem
     return from_arrays(arrays, options)
 
@@ -75,6 +75,9 @@ def from_arrays(arrays: dict[str, np.ndarray], options: DataOptions) -> Source:
     label = options.label or "label"
     if label not in arrays:
         raise no_label(label, list(arrays))
+    single = [name for name, values in arrays.items() if np.ndim(values) == 0]
+    if single:
+        raise mistake("data.path", f"holds single values instead of rows: {', '.join(single)}.")
     labels = np.asarray(arrays.pop(label))
     split = arrays.pop("split", None)
     groups = take_group(arrays, options)

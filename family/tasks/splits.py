@@ -26,7 +26,7 @@ def split_rows(
         splits = named_splits(source.split, {})
     else:
         splits = shared_splits(source, asked or SHARES, codes, stratify, options.seed)
-    splits = keep_labels(splits, codes, options, stratify)
+    splits = keep_labels(take_unlabelled(splits, source.known), codes, options, stratify)
     empty = [
         Mistake("data.split", f"leaves no row in '{name}'.")
         for name in ("train", "val", "test")
@@ -47,6 +47,20 @@ def named_splits(column: np.ndarray, asked: Mapping[str, Any]) -> dict[str, np.n
             "data.split", f"names {', '.join(missing)}, which no row carries. Found: {', '.join(found)}."
         )
     return {name: np.flatnonzero(values == names[name]) for name in NAMES}
+
+
+def take_unlabelled(splits: Mapping[str, np.ndarray], known: np.ndarray) -> dict[str, np.ndarray]:
+    """Train rows without a label join the transfer pool. Raises Mistakes where val or test has such rows."""
+    wrong = [
+        Mistake("data.label", f"is missing in {int((~known[splits[name]]).sum())} rows of '{name}'.")
+        for name in ("val", "test")
+        if not known[splits[name]].all()
+    ]
+    if wrong:
+        raise Mistakes(wrong)
+    train = splits["train"]
+    pool = np.sort(np.concatenate([splits["transfer"], train[~known[train]]]))
+    return dict(splits) | {"train": train[known[train]], "transfer": pool}
 
 
 def shared_splits(
@@ -91,7 +105,10 @@ def keep_labels(
     if keep is None or keep >= len(splits["train"]):
         return splits
     strata = codes[splits["train"]] if stratify else None
-    kept, pool = train_test_split(
-        splits["train"], train_size=keep, random_state=options.seed, stratify=strata
-    )
+    try:
+        kept, pool = train_test_split(
+            splits["train"], train_size=keep, random_state=options.seed, stratify=strata
+        )
+    except ValueError as problem:
+        raise mistake("data.keep_labels", f"cannot keep {keep} labelled rows: {problem}") from problem
     return splits | {"train": np.sort(kept), "transfer": np.sort(np.concatenate([splits["transfer"], pool]))}
