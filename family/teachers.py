@@ -20,7 +20,7 @@ from family.doors import load
 from family.errors import mistake
 from family.run_folder import content_id
 from family.types import Split, Task, Teacher
-from reports import Interval, score_interval
+from reports import SCORES, Interval, score_interval
 
 KINDS = (
     "a .onnx file, a .pt2 program, stored outputs (.npz, .parquet), path/file.py:function, or a list of these"
@@ -408,13 +408,19 @@ def teacher_score(teacher: Teacher, task: Task, outputs: np.ndarray) -> Interval
     """Its score on val. Raises Mistakes where it is near chance, saying what to look at."""
     truth = task.labels("val")
     found: Interval = score_interval(task.score, truth, outputs, task.groups("val"))
-    if task.kind == "classification" and task.score.name == "accuracy":
-        usual = np.bincount(truth).max() / len(truth)
-        if found.low <= usual:
-            raise mistake(
-                "teacher",
-                f"scores {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on val, no better than always saying the most "
-                f"frequent class ({usual:.3f}). Look at teacher.classes (order of its outputs), teacher.preprocess (size, mean, "
-                "std, layout, channels), teacher.output, and teacher.gives.",
-            )
+    if task.kind == "classification":
+        refuse_chance(truth, outputs, task.groups("val"))
     return found
+
+
+def refuse_chance(truth: np.ndarray, outputs: np.ndarray, groups: np.ndarray | None) -> None:
+    """Raises Mistakes where the teacher is right no more often than the most frequent class is."""
+    found = score_interval(SCORES["accuracy"], truth, outputs, groups)
+    usual = np.bincount(truth).max() / len(truth)
+    if found.low <= usual:
+        raise mistake(
+            "teacher",
+            f"is right in {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) of the val rows, no better than "
+            f"always saying the most frequent class ({usual:.3f}). Look at teacher.classes (order of its outputs), "
+            "teacher.preprocess (size, mean, std, layout, channels), teacher.output, and teacher.gives.",
+        )

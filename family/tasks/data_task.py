@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from family.run_folder import content_id, write_beside
 from family.tasks.augment import Augment, read_augment, view_images, view_series
 from family.tasks.checks import check_values, image_sizes, row_keys, warn_of_duplicates
 from family.tasks.options import DataOptions, Source
-from family.tasks.sources import decode, near, read_source
+from family.tasks.sources import IMAGE_ENDINGS, decode, load_arrays, near, read_source
 from family.tasks.splits import split_rows
 from family.types import Kind, Split
 from reports import SCORES, Score
@@ -299,8 +298,6 @@ def join_transfer(
 
 def read_pool(source: Source, options: DataOptions) -> Source:
     """The unlabelled examples: a folder of images, or an .npz with the data's own input names."""
-    from family.tasks.sources import IMAGE_ENDINGS
-
     path = (options.folder / str(options.transfer)).resolve()
     if path.is_dir() and source.files:
         files = tuple(f for f in sorted(path.rglob("*")) if f.suffix.lower() in IMAGE_ENDINGS)
@@ -308,11 +305,8 @@ def read_pool(source: Source, options: DataOptions) -> Source:
             raise mistake("data.transfer", f"{options.transfer} has no images.")
         return replace(source, files=files)
     if path.suffix == ".npz" and path.exists() and not source.files:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {n: archive[n] for n in archive.files if n != (options.label or "label")}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
-            raise mistake("data.transfer", f"{options.transfer} is no readable .npz: {problem}") from problem
+        arrays = load_arrays(path, "data.transfer")
+        arrays.pop(options.label or "label", None)
         if len(arrays) == 1 and len(source.columns) == 1:
             arrays = dict(zip(source.columns, arrays.values(), strict=True))
         if set(arrays) != set(source.columns):

@@ -62,12 +62,16 @@ def read_digits() -> Source:
 
 
 def read_npz(path: Path, options: DataOptions) -> Source:
+    return from_arrays(load_arrays(path, "data.path"), options)
+
+
+def load_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
+    """Every array of an .npz. Raises Mistakes where it is none, or broken."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
-        raise mistake("data.path", f"{options.path} is no readable .npz file: {problem}") from problem
-    return from_arrays(arrays, options)
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as problem:
+        raise mistake(where, f"{path.name} is no readable .npz: {problem}") from problem
 
 
 def from_arrays(arrays: dict[str, np.ndarray], options: DataOptions) -> Source:
