@@ -1,3 +1,5 @@
+"""`python -P -m family` is `build-family`."""
+
 import sys
 
 from family.cli import main

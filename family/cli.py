@@ -1,135 +1,257 @@
-"""The command line: build-family --budgets FILE, and init, doctor, report, verify, schema."""
+"""The command line: `build-family --budgets FILE`, and init, doctor, report, verify, schema.
+
+Exit codes: 0 done; 1 a failure of ours; 2 mistakes in the input; 3 finished, but a budget is missed or
+skipped; 130 stopped by the user. Nothing heavy is imported before it is needed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from family.errors import Mistakes, RunFailed, RunInUse
+from family.suggest import did_you_mean
 
-COMMANDS = ("init", "doctor", "report", "verify", "schema")
+Show = Callable[[str], None]
+LOG = "build-family.log"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; exit codes: 0 done, 1 our failure, 2 mistakes in the input, 3 a budget missed, 130 stopped."""
+    """Run one command and return its exit code; never raises, whatever goes wrong."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    command = COMMANDS.get(arguments[0], build_command) if arguments else build_command
     try:
-        if arguments and arguments[0] in COMMANDS:
-            return HANDLERS[arguments[0]](arguments[1:])
-        return build_command(arguments)
+        return command(arguments[1:] if command is not build_command else arguments)
+    except SystemExit as left:  # argparse: 0 after --help, 2 for a wrong argument
+        return left.code if isinstance(left.code, int) else 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        again = "; the same command goes on" if command is build_command else ""
+        say(f"stopped{again}")
         return 130
-    except (RunInUse, Mistakes) as problem:
-        print(problem, file=sys.stderr)
+    except (Mistakes, RunInUse) as problem:
+        say(str(problem))
         return 2
     except RunFailed as problem:
-        print(problem, file=sys.stderr)
+        say(str(problem))
+        return 1
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as problem:
+        say(explain_failure(problem, Path.cwd()))
         return 1
 
 
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def explain_failure(problem: Exception, folder: Path) -> str:
+    """One line for the user; the whole traceback goes into a log file."""
+    reason = (str(problem).splitlines() or [""])[0]
+    log = keep_traceback(problem, folder)
+    details = f" Details: {log}" if log else ""
+    return f"Failed: {type(problem).__name__}: {reason.rstrip('.')}.{details}"
+
+
+def keep_traceback(problem: Exception, folder: Path) -> Path | None:
+    """Write the log into the run folder where there is one, else beside the user, else among temporary files."""
+    text = "".join(traceback.format_exception(problem))
+    for place in (folder, Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            (place / LOG).write_text(text, encoding="utf-8")
+        except OSError:
+            continue
+        return place / LOG
+    return None
+
+
 def build_command(arguments: Sequence[str]) -> int:
+    if arguments and not arguments[0].startswith("-"):
+        return explain_command(arguments[0])
     options = build_parser().parse_args(arguments)
-    show: Callable[[str], None] = (lambda _: None) if options.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+    run: Path | None = options.run
     try:
         from family.spec import read_spec
 
         spec = read_spec(options.budgets)
+        search = {k: v for k in ("workers", "storage") if (v := getattr(options, k)) is not None}
+        spec = spec.model_copy(update={"search": spec.search.model_copy(update=search)})
+        run = run or Path("runs") / spec.name
         from family.build import build
 
-        outcome = build(spec, options.run, options.dry_run, show)
+        outcome = build(
+            spec, run=options.run, dry_run=options.dry_run, show=keep_quiet if options.quiet else say
+        )
     except Mistakes as problem:
-        from family.spec import format_mistakes
-
-        print(format_mistakes(problem, options.budgets), file=sys.stderr)
-        return 2
-    except (RunInUse, RunFailed):
+        return tell_mistakes(problem, options.budgets, options.json)
+    except (RunInUse, RunFailed, BrokenPipeError):
         raise
-    except Exception as problem:  # the last resort: one line for the user, the whole for us
-        log = keep_traceback(options.run or Path("runs"))
-        print(f"a failure of ours: {type(problem).__name__}: {problem} (details in {log})", file=sys.stderr)
+    except Exception as problem:
+        say(explain_failure(problem, run or Path.cwd()))
         return 1
-    print(json.dumps(outcome.family, indent=1) if options.json else outcome.table)
+    print(json.dumps(dict(outcome.family), indent=1) if options.json else outcome.table, flush=True)
     return outcome.exit_code
 
 
-def keep_traceback(folder: Path) -> Path:
-    for place in (folder, Path.cwd(), Path("/tmp")):
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            log = place / "build-family.log"
-            log.write_text(traceback.format_exc())
-            return log
-        except OSError:
-            continue
-    return Path("nowhere: no folder could be written")
+def keep_quiet(line: str) -> None:
+    """Warnings are said even so."""
+    if line.startswith("warning"):
+        say(line)
+
+
+def tell_mistakes(mistakes: Mistakes, path: Path, as_json: bool) -> int:
+    from family.yaml_lines import explain_mistakes, format_mistakes
+
+    say(format_mistakes(mistakes, path))
+    if as_json:
+        print(json.dumps({"mistakes": explain_mistakes(mistakes, path)}, indent=1))
+    return 2
+
+
+def explain_command(name: str) -> int:
+    if Path(name).suffix in (".yaml", ".yml"):
+        say(f"Say build-family --budgets {name}")
+    else:
+        known = ", ".join(COMMANDS)
+        say(
+            f"There is no command '{name}'. Commands: {known}; without one: --budgets FILE.{did_you_mean(name, COMMANDS)}"
+        )
+    return 2
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="build-family",
         description="One teacher in, a Pareto family of small ONNX students out.",
-        epilog=f"Other commands: {', '.join(COMMANDS)} (build-family COMMAND --help).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"other commands (build-family COMMAND --help):\n{list_commands()}\n\n{EXIT_CODES}",
     )
-    parser.add_argument("--budgets", type=Path, required=True, metavar="FILE", help="the YAML file that says what to build")
+    parser.add_argument(
+        "--budgets", type=Path, required=True, metavar="FILE", help="the file that says what to build"
+    )
     parser.add_argument("--run", type=Path, metavar="DIR", help="where the run lives (default: runs/<name>)")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, measure three students, train nothing")
-    parser.add_argument("--json", action="store_true", help="print family.json on stdout")
-    parser.add_argument("--quiet", action="store_true", help="less on stderr")
-    parser.add_argument("--version", action="version", version=version("student-family"))
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, forecast the time, train nothing"
+    )
+    parser.add_argument(
+        "--workers", type=read_count, metavar="N", help="workers of the search, instead of search.workers"
+    )
+    parser.add_argument("--storage", metavar="URL", help="database of the search, instead of search.storage")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    parser.add_argument("--quiet", action="store_true", help="only warnings and mistakes on stderr")
+    parser.add_argument("--version", action="version", version=f"student-family {version('student-family')}")
     return parser
 
 
+def list_commands() -> str:
+    return "\n".join(f"  {name:8}{(command.__doc__ or '').strip()}" for name, command in COMMANDS.items())
+
+
+EXIT_CODES = (
+    "exit codes: 0 every budget has a student, 1 a failure of ours, 2 mistakes in the input,\n"
+    "3 a budget is missed or skipped, 130 stopped by you (the same command goes on)"
+)
+
+
+def read_count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1. Got {text!r}")
+    return int(text)
+
+
+def describe_command(command: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
+    """A parser named and described as its command is."""
+    name = next(each for each, known in COMMANDS.items() if known is command)
+    return argparse.ArgumentParser(prog=f"build-family {name}", description=command.__doc__)
+
+
+def init_command(arguments: Sequence[str]) -> int:
+    """write a commented budgets.yaml for your data"""
+    from family.init import add_options, init
+
+    parser = describe_command(init_command)
+    add_options(parser)
+    return init(parser.parse_args(arguments), print, say)
+
+
+def doctor_command(arguments: Sequence[str]) -> int:
+    """what this machine can do: each target usable or not, why not, what to install"""
+    from family.doctor import examine, format_findings
+
+    parser = describe_command(doctor_command)
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    options = parser.parse_args(arguments)
+    found = examine()
+    print(json.dumps(found, indent=1) if options.json else format_findings(found))
+    return 0
+
+
 def report_command(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="build-family report", description="Draw the report again from a run's tables.")
-    parser.add_argument("run", type=Path)
+    """draw the report again from a run's tables alone"""
+    parser = describe_command(report_command)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/<name>")
     run = parser.parse_args(arguments).run
+    missing = [name for name in ("family.json", "records.parquet") if not (run / name).is_file()]
+    if missing:
+        say(f"{run} holds no {' and no '.join(missing)}, so it is no finished run.{list_runs(run)}")
+        return 2
     from reports import draw_report
 
-    if not (run / "family.json").exists():
-        print(f"{run} holds no family.json: no finished run. Allowed: a run folder such as runs/<name>.", file=sys.stderr)
-        return 2
     print(draw_report(run))
     return 0
 
 
+def list_runs(run: Path) -> str:
+    found = sorted(
+        str(p.parent) for home in (run, run.parent, Path("runs")) for p in home.glob("*/family.json")
+    )
+    return f" Finished runs: {', '.join(dict.fromkeys(found))}." if found else ""
+
+
 def verify_command(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="build-family verify", description="Check a student folder's hashes and golden pair.")
-    parser.add_argument("student", type=Path)
+    """run a student folder's golden pair through onnxruntime and check its hashes"""
+    parser = describe_command(verify_command)
+    parser.add_argument(
+        "student", type=Path, metavar="STUDENT", help="a folder such as runs/<name>/students/<budget>"
+    )
     folder = parser.parse_args(arguments).student
+    if not folder.is_dir():
+        say(f"There is no folder {folder} (looked for {folder.resolve()}).")
+        return 2
     from export.verify import verify
 
     problems = verify(folder)
-    print("\n".join(problems) if problems else f"{folder}: good", file=sys.stderr if problems else sys.stdout)
+    for problem in problems:
+        say(problem)
+    if not problems:
+        print(f"{folder}: good")
     return 2 if problems else 0
 
 
-def init_command(arguments: Sequence[str]) -> int:
-    from family.init import init
-
-    return init(arguments)
-
-
-def doctor_command(arguments: Sequence[str]) -> int:
-    from family.doctor import doctor
-
-    return doctor(arguments)
-
-
 def schema_command(arguments: Sequence[str]) -> int:
-    argparse.ArgumentParser(prog="build-family schema", description="Print the JSON schema of budgets.yaml.").parse_args(arguments)
+    """write the JSON schema of budgets.yaml, for editors"""
+    parser = describe_command(schema_command)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
+    out = parser.parse_args(arguments).out
     from family.spec import schema
 
-    print(json.dumps(schema(), indent=1))
+    text = json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+    if out is None:
+        print(text, end="")
+    else:
+        out.write_text(text, encoding="utf-8")
     return 0
 
 
-HANDLERS = {
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "init": init_command,
     "doctor": doctor_command,
     "report": report_command,

@@ -3,60 +3,108 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-from benchmark import PRESETS, can_answer, resolve_target
 from family.errors import Mistake, Mistakes, mistake
+from family.spec_checks import (
+    FILE_REFERENCE,
+    SAFE_NAME,
+    SPACES,
+    TASKS,
+    can_target_answer,
+    check_meaning,
+)
+from family.spec_mistakes import translate_errors
+from family.yaml_lines import Document, find_duplicates, find_line, format_mistakes, read_document
 
-SPACES = ("mlp", "conv", "encoder")
-TASKS = ("images", "table", "series")
-PRECISIONS = ("fp32", "int8", "int8-dynamic")
-COSTS = ("latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m")
-BUILT_IN = ("digits",)
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(gt=0)]
+__all__ = ["Budget", "DataSpec", "Spec", "TeacherSpec", "format_mistakes", "read_spec", "schema"]
+
+
+def name_or_file(*names: str) -> WithJsonSchema:
+    """For editors: one of the names, or path/file.py:function."""
+    return WithJsonSchema({"anyOf": [{"enum": [*names]}, {"type": "string", "pattern": FILE_REFERENCE}]})
+
+
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Strict(), Field(gt=0, lt=1)]
+Count = Annotated[int, Strict(), Field(gt=0)]
+Flag = Annotated[bool, Strict()]
+Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+Auto = Literal["auto"]
+Cost = Literal["latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m"]
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class SplitSpec(Part):
-    """Shares, or the names that ready-made splits carry."""
+    """Shares of val and test, or the names that ready-made splits carry."""
 
     train: str | None = None
-    val: float | str | None = None
-    test: float | str | None = None
+    val: Share | str | None = None
+    test: Share | str | None = None
     transfer: str | None = None
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def name_train(cls, value: Any) -> Any:
+        if isinstance(value, int | float):
+            raise ValueError(  # noqa: TRY004  pydantic collects ValueErrors
+                f"must be the name of a ready-made split; of shares, train gets the rest. Got {value}"
+            )
+        return value
+
     @model_validator(mode="after")
-    def check(self) -> SplitSpec:
-        shares = [v for v in (self.val, self.test) if isinstance(v, float | int)]
-        if any(not 0 < v < 1 for v in shares) or sum(shares) >= 1:
-            raise ValueError(f"shares must lie above 0 and sum to less than 1. Got {shares}")
+    def leave_rows_to_train(self) -> SplitSpec:
+        shares = [v for v in (self.val, self.test) if isinstance(v, float)]
+        if shares and any(isinstance(v, str) for v in (self.train, self.val, self.test, self.transfer)):
+            raise ValueError(
+                "must hold either shares of val and test, or names of ready-made splits, not both"
+            )
+        if sum(shares) >= 1:
+            raise ValueError(
+                f"must leave rows to train: val and test must sum to less than 1. Got {sum(shares):g}"
+            )
         return self
 
 
 class DataSpec(Part):
     path: str
+    """A folder of class folders, .npz, .csv, .parquet, a saved Hugging Face dataset, path/file.py:function,
+    or the built-in digits."""
     label: str | None = None
+    """The array or column with the labels."""
     split: SplitSpec | None = None
     group: str | None = None
+    """Rows with the same value of this column never straddle splits."""
     transfer: str | None = None
-    augment: str | dict[str, Any] = "auto"
+    """Unlabelled examples; the teacher labels them."""
+    augment: Annotated[str, name_or_file("auto", "none")] | dict[str, Any] = "auto"
     keep_labels: Count | Literal["all"] | None = None
+    """Keep the labels of this many train rows; the rest joins the transfer pool. Built-in digits: 200."""
 
 
 class PreprocessSpec(Part):
-    size: Count | tuple[Count, Count] | None = None
-    mean: list[float] | None = None
+    size: Count | Pair | None = None
+    mean: list[Number] | None = None
     std: list[Positive] | None = None
     layout: Literal["nchw", "nhwc"] | None = None
     channels: Literal["rgb", "bgr"] | None = None
@@ -64,107 +112,164 @@ class PreprocessSpec(Part):
 
 class TeacherSpec(Part):
     path: str
+    """.onnx, .pt2, path/file.py:function, or stored outputs (.npz, .parquet)."""
     output: str | None = None
+    """Which output, where there are several."""
     gives: Literal["auto", "logits", "probabilities"] = "auto"
     preprocess: PreprocessSpec | None = None
     classes: str | None = None
+    """A text file: the order of its outputs, one class a line, where it is not the data's."""
     licence: str | None = None
     origin: str | None = None
 
 
 class RangeSpec(Part):
-    low: float | None = None
-    high: float | None = None
+    low: Number | None = None
+    high: Number | None = None
     step: Positive | None = None
-    log: bool = False
-    choices: list[Any] | None = None
+    log: Flag = False
+    choices: Annotated[list[Any], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
-    def check(self) -> RangeSpec:
-        if self.choices is None and (self.low is None or self.high is None):
-            raise ValueError("needs low and high, or choices")
+    def make_sense(self) -> RangeSpec:
+        bounds = (self.low, self.high)
+        if self.choices is not None and bounds != (None, None):
+            raise ValueError("must have either choices, or low and high")
+        if self.choices is None and None in bounds:
+            raise ValueError("must have low and high, or choices")
         if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"low must not be above high. Got {self.low:g} and {self.high:g}")
+            raise ValueError(f"low must not be above high. Got low {self.low:g}, high {self.high:g}")
+        if self.log and self.low is not None and self.low <= 0:
+            raise ValueError(f"low must be above 0 where log is true. Got {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError("must have either log or step")
         return self
 
 
-def pair_as_range(value: Any) -> Any:
-    if isinstance(value, list | tuple):
+def read_pair(value: Any) -> Any:
+    """[low, high] as a mapping."""
+    if isinstance(value, list):
         if len(value) != 2:
-            raise ValueError(f"must be a value, [low, high], {{low, high, step, log}} or {{choices: […]}}. Got {list(value)}")
+            raise ValueError(
+                f"must be a value, [low, high], {{low, high, step, log}} or {{choices: […]}}. Got {value}"
+            )
         return {"low": value[0], "high": value[1]}
     return value
 
 
-Narrowed = Annotated[RangeSpec | int | float | str, BeforeValidator(pair_as_range)]
+def tell_range(value: Any) -> str:
+    return "range" if isinstance(value, dict | list | RangeSpec) else "value"
+
+
+PairSpec = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Range = Annotated[RangeSpec, BeforeValidator(read_pair, json_schema_input_type=RangeSpec | PairSpec)]
+Value = Annotated[int, Strict()] | Number | str
+Narrowed = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[Value, Tag("value")], Discriminator(tell_range)
+]
 
 
 class StudentsSpec(Part):
-    space: str
-    input: Count | tuple[Count, Count] | None = None
+    space: Annotated[str, name_or_file(*SPACES)]
+    input: Count | Pair | None = None
+    """The students' own input size; default: the data's."""
     dims: dict[str, Narrowed] = Field(default_factory=dict)
+    """Narrows what the space declares: value, [low, high], {low, high, step, log} or {choices: […]}."""
 
 
 class Budget(Part):
     target: str
     latency_ms: Positive | None = None
+    """Median, milliseconds."""
     latency_p95_ms: Positive | None = None
     size_kb: Positive | None = None
+    """The file that ships, kB."""
     memory_mb: Positive | None = None
+    """Peak resident growth, MB."""
     instructions_m: Positive | None = None
-    score: float | None = None
-    cheapest_by: Literal["latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m"] | None = None
+    """Millions of instructions per inference."""
+    score: Number | None = None
+    """At least as good as this; then the cheapest student wins."""
+    cheapest_by: Cost | None = None
 
 
-class TargetSpec(BaseModel):
+class TargetSpec(Part):
     """A preset's options, or a transport with its options."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
     transport: str | None = None
     threads: Count | None = None
     batch: Count | None = None
+    core: str | None = None
+    slowdown: Positive | None = None
+    host: str | None = None
+    user: str | None = None
+    port: Count | None = None
+    python: str | None = None
+    serial: str | None = None
 
 
 class DistillSpec(Part):
     loss: Literal["auto", "kd", "dkd", "dist", "standardised", "mse", "labels"] = "auto"
-    temperature: Positive | Literal["auto"] = "auto"
-    learning_rate: Positive | Literal["auto"] = "auto"
+    temperature: Positive | Auto = "auto"
     views: Count = 8
-    steps: Count | Literal["auto"] = "auto"
+    """Augmented views of each sample that the teacher speaks of."""
+    steps: Count | Auto = "auto"
     control_seeds: Count = 3
+    learning_rate: Positive | Auto = "auto"
 
 
 class SearchSpec(Part):
     trials: Count = 60
+    """Candidates ranked or trained; those pruned before training do not count."""
     minutes: Positive | None = 20
+    """Bounds the search; finals and controls always complete."""
     engine: Literal["auto", "tpe"] = "auto"
-    workers: Literal["auto", 1] = "auto"
+    workers: Count | Auto = "auto"
+    storage: str | None = None
+    """A database URL, for workers on several hosts; default: a journal in the run folder."""
 
 
 class ExportSpec(Part):
     precisions: list[Literal["fp32", "int8", "int8-dynamic"]] = Field(default_factory=list)
-    opset: Annotated[int, Field(ge=18, le=20)] | Literal["auto"] = "auto"
+    """Default: those of the student space."""
+    opset: Annotated[int, Strict(), Field(ge=18, le=20)] | Auto = "auto"
+    max_flips: Annotated[float, Strict(), Field(ge=0, le=1)] | None = None
+    """Largest share of rows whose class int8 may change against fp32."""
 
 
-def string_as_path(value: Any) -> Any:
+def read_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-def as_list(value: Any) -> Any:
-    return [string_as_path(v) for v in (value if isinstance(value, list) else [value])]
+def read_teachers(value: Any) -> Any:
+    return [read_path(each) for each in (value if isinstance(value, list) else [value])]
+
+
+OneTeacher = str | TeacherSpec
+SafeName = Annotated[str, Field(pattern=SAFE_NAME)]
 
 
 class Spec(Part):
-    """The whole file; `folder` is where it lies, and relative paths in it start there."""
+    """The whole file; relative paths in it start at `folder`, where it lies."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "family"
-    seed: Annotated[int, Field(ge=0)] = 0
-    task: Literal["images", "table", "series"] | None = None
+    name: SafeName = "family"
+    """Default: the name of the file's folder."""
+    seed: Annotated[int, Strict(), Field(ge=0, lt=2**31)] = 0
+    task: Annotated[str, name_or_file(*TASKS)] | None = None
+    """Default: guessed from the data, and said."""
     score: str | None = None
-    data: Annotated[DataSpec, BeforeValidator(string_as_path)]
-    teacher: Annotated[list[TeacherSpec], BeforeValidator(as_list), Field(min_length=1)]
+    """accuracy, exact_match, macro_f1, auroc, rmse, mae, r2; default: by the kind of labels."""
+    data: Annotated[DataSpec, BeforeValidator(read_path, json_schema_input_type=str | DataSpec)]
+    teacher: Annotated[
+        list[TeacherSpec],
+        BeforeValidator(
+            read_teachers,
+            json_schema_input_type=OneTeacher | Annotated[list[OneTeacher], Field(min_length=1)],
+        ),
+        Field(min_length=1),
+    ]
     students: StudentsSpec
-    budgets: Annotated[dict[str, Budget], Field(min_length=1)]
+    budgets: Annotated[dict[SafeName, Budget], Field(min_length=1)]
     targets: dict[str, TargetSpec] = Field(default_factory=dict)
     distill: DistillSpec = DistillSpec()
     search: SearchSpec = SearchSpec()
@@ -172,186 +277,67 @@ class Spec(Part):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
-
-def schema() -> dict[str, Any]:
-    """The published JSON schema, for editors."""
-    made = Spec.model_json_schema()
-    made["properties"].pop("folder")
-    made["title"] = "budgets.yaml of student-family"
-    for key, model in (("data", "DataSpec"), ("teacher", "TeacherSpec")):
-        one = {"$ref": f"#/$defs/{model}"}
-        either: list[Any] = [{"type": "string"}, one]
-        made["properties"][key] = {"anyOf": [*either, {"type": "array", "items": {"anyOf": either}}] if key == "teacher" else either}
-    pair = {"type": "array", "minItems": 2, "maxItems": 2}
-    made["$defs"]["StudentsSpec"]["properties"]["dims"]["additionalProperties"]["anyOf"].append(pair)
-    return made
+    def main_cost(self, target: str) -> str:
+        """The first of latency, instructions, size that any budget limits on `target`; by default its
+        latency, or its size where it answers no latency."""
+        budgets = [b for b in self.budgets.values() if b.target == target]
+        for cost in ("latency_ms", "latency_p95_ms", "instructions_m", "size_kb"):
+            if any(getattr(budget, cost) is not None for budget in budgets):
+                return "latency_ms" if cost == "latency_p95_ms" else cost
+        given = self.targets.get(target)
+        answers = can_target_answer(target, given.model_dump(exclude_none=True) if given else {})
+        return "latency_ms" if "latency_ms" in answers else "size_kb"
 
 
 def read_spec(path: Path) -> Spec:
-    """Read the file. Raises Mistakes with every mistake in it."""
-    raw = read_yaml(path)
-    raw = {**raw, "folder": path.resolve().parent}
-    raw.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]", "-", path.resolve().parent.name) or "family")
-    try:
-        spec = Spec.model_validate(raw)
-    except ValidationError as problem:
-        raise Mistakes([explain(error, raw) for error in distinct(problem.errors())]) from problem
-    wrong = [*check_names(spec), *check_targets(spec), *check_files(spec)]
-    if wrong:
-        raise Mistakes(wrong)
+    """Read and check the file. Raises Mistakes with every mistake in it."""
+    document = read_document(path)
+    raw = require_mapping(document, path)
+    folder = path.resolve().parent
+    spec, wrong = validate(raw, folder)
+    wrong = [*find_duplicates(document), *wrong]
+    told = [m.where for m in wrong]
+    wrong += [m for m in check_meaning(raw, folder) if not is_told(m.where, told)]
+    if wrong or spec is None:
+        raise Mistakes(sorted(wrong, key=lambda m: find_line(document, m.where) or 0))
     return spec
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise mistake("", f"There is no file {path} (looked for {path.resolve()}). `build-family init` writes one.")
-    if path.is_dir():
-        raise mistake("", f"{path} is a folder; --budgets takes a YAML file.")
+def is_told(where: str, told: list[str]) -> bool:
+    """Whether a mistake was told of this place already, or of an option of this target."""
+    return where in told or (where.startswith("targets.") and any(t.startswith(f"{where}.") for t in told))
+
+
+def require_mapping(document: Document, path: Path) -> dict[str, Any]:
+    wanted = "it must be a mapping with data, teacher, students and budgets"
+    if document.data is None:
+        raise mistake("", f"{path.name} is empty; {wanted}. `build-family init` writes one.")
+    if not isinstance(document.data, dict):
+        raise mistake("", f"{path.name} holds {describe_kind(document.data)}; {wanted}.")
+    return {str(key): value for key, value in document.data.items()}
+
+
+def describe_kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else f"only {str(value)[:40]!r}"
+
+
+def validate(raw: Mapping[str, Any], folder: Path) -> tuple[Spec | None, list[Mistake]]:
+    """The Spec, or what pydantic found wrong."""
+    default = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip("-.") or "family"
+    given = {"name": default, **raw, "folder": folder}
+    wrong = [Mistake("folder", "is no key of this file.")] if "folder" in raw else []
     try:
-        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except MarkedYAMLError as problem:
-        mark = problem.problem_mark
-        at = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "an unknown line"
-        raise mistake("", f"{path.name} is not YAML: {(problem.problem or 'it cannot be read').splitlines()[0]} ({at}).") from problem
-    except (YAMLError, UnicodeDecodeError) as problem:
-        raise mistake("", f"{path.name} is not YAML: {str(problem).splitlines()[0]}.") from problem
-    if not isinstance(raw, dict):
-        what = "is empty" if raw is None else f"holds a {type(raw).__name__}"
-        raise mistake("", f"{path.name} {what}; it must be a mapping with data, teacher, students and budgets.")
-    return raw
+        return Spec.model_validate(given), wrong
+    except ValidationError as problem:
+        return None, wrong + translate_errors(problem, raw, Spec)
 
 
-def distinct(errors: list[Any]) -> Iterator[Any]:
-    """Of a union's many complaints about one place, the first."""
-    seen = set()
-    for error in errors:
-        place = tuple(part for part in error["loc"] if is_place(part))
-        if place not in seen:
-            seen.add(place)
-            yield error
-
-
-def is_place(part: Any) -> bool:
-    """Whether a part of pydantic's location is a key of the file, not a branch of a union."""
-    branch = r"^(float|int|str|bool|constrained-.*|literal\[.*|tuple\[.*|RangeSpec|function-.*|list\[.*|dict\[.*|nullable)"
-    return isinstance(part, int) or not re.match(branch, str(part))
-
-
-def explain(error: Any, raw: Mapping[str, Any]) -> Mistake:
-    where = ".".join(str(p) for p in error["loc"] if is_place(p))
-    where = re.sub(r"^teacher\.0\.", "teacher.", where) if not isinstance(raw.get("teacher"), list) else where
-    given, context = error["input"], error.get("ctx", {})
-    kind = error["type"]
-    if kind == "extra_forbidden":
-        return Mistake(where, unknown_key(error["loc"]))
-    if kind == "missing":
-        return Mistake(where, "is missing.")
-    said = {
-        "greater_than": f"must be above {context.get('gt')}.",
-        "greater_than_equal": f"must be at least {context.get('ge')}.",
-        "less_than_equal": f"must be at most {context.get('le')}.",
-        "literal_error": f"must be {context.get('expected')}.",
-        "too_short": "must not be empty.",
-        "string_pattern_mismatch": "must hold letters, digits, '-', '_' and '.' only.",
-    }.get(kind)
-    if kind == "value_error":
-        return Mistake(where, f"{context['error']}.")
-    near = nearest(str(given), re.findall(r"'([^']+)'", str(context.get("expected", ""))))
-    return Mistake(where, f"{said or must_be(error)} Got {given!r}.{near}")
-
-
-def must_be(error: Any) -> str:
-    wanted = error["msg"].removeprefix("Input should be ").split(", unable")[0].split(", got")[0]
-    return f"must be {wanted}."
-
-
-def unknown_key(loc: tuple[Any, ...]) -> str:
-    model: Any = Spec
-    for part in loc[:-1]:
-        model = next((m for m in models_below(model, part) if m), model)
-    names = [n for n in model.model_fields if n != "folder"]
-    return f"is no key here. Allowed: {', '.join(names)}.{nearest(str(loc[-1]), names)}"
-
-
-def models_below(model: Any, part: Any) -> list[Any]:
-    field = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None
-    homes = {"data": DataSpec, "teacher": TeacherSpec, "students": StudentsSpec, "budgets": Budget, "distill": DistillSpec,
-             "search": SearchSpec, "export": ExportSpec, "preprocess": PreprocessSpec, "split": SplitSpec, "dims": RangeSpec}  # fmt: skip
-    return [homes.get(str(part))] if field is not None or str(part) in homes else []
-
-
-def nearest(name: str, allowed: Any) -> str:
-    found = get_close_matches(name, list(allowed), 1, 0.5)
-    return f" Did you mean '{found[0]}'?" if found else ""
-
-
-def check_names(spec: Spec) -> Iterator[Mistake]:
-    space = spec.students.space
-    if space not in SPACES and ".py:" not in space:
-        yield Mistake("students.space", f"must be one of {', '.join(SPACES)} or path/file.py:function. Got '{space}'.{nearest(space, SPACES)}")
-    for name in spec.budgets:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-            yield Mistake(f"budgets.{name}", "is also a folder's name: use letters, digits, '-', '_' and '.' only.")
-
-
-def check_targets(spec: Spec) -> Iterator[Mistake]:
-    for name, options in spec.targets.items():
-        if name not in PRESETS and options.transport is None:
-            yield Mistake(f"targets.{name}", f"is no preset, so it needs a transport. Presets: {', '.join(PRESETS)}.{nearest(name, PRESETS)}")
-    for name, budget in spec.budgets.items():
-        where = f"budgets.{name}"
-        given = spec.targets.get(budget.target)
-        try:
-            target = resolve_target(budget.target, given.model_dump(exclude_none=True) if given else None)
-        except ValueError as problem:
-            known = [*PRESETS, *spec.targets]
-            yield Mistake(f"{where}.target", f"{problem}" if given else f"must be one of {', '.join(known)}. Got '{budget.target}'.{nearest(budget.target, known)}")
-            continue
-        for limit in COSTS:
-            if getattr(budget, limit) is not None and limit not in can_answer(target):
-                answers = ", ".join(sorted(can_answer(target))) or "nothing yet"
-                yield Mistake(f"{where}.{limit}", f"cannot be answered by target '{budget.target}', which answers {answers}.")
-
-
-def check_files(spec: Spec) -> Iterator[Mistake]:
-    named = [("data.path", spec.data.path), *[(f"teacher{'' if len(spec.teacher) == 1 else f'.{i}'}.path", t.path) for i, t in enumerate(spec.teacher)]]
-    for where, reference in named:
-        file = reference.split(".py:")[0] + ".py" if ".py:" in reference else reference
-        if reference not in BUILT_IN and not (spec.folder / file).exists():
-            yield Mistake(where, f"names {file}, which is not there (looked for {spec.folder / file}).")
-    if ".py:" in spec.students.space and not (spec.folder / (spec.students.space.split(".py:")[0] + ".py")).exists():
-        yield Mistake("students.space", f"names {spec.students.space}, whose file is not there.")
-
-
-def format_mistakes(mistakes: Mistakes, path: Path) -> str:
-    """A line per mistake: YAML path, what is wrong, file and line."""
-    lines = read_lines(path)
-    said = []
-    for one in mistakes.mistakes:
-        line = find_line(lines, one.where)
-        at = f" ({path.name}, line {line})" if line else f" ({path.name})" if one.where else ""
-        said.append(f"{one.where} {one.message}".strip().rstrip(".") + f"{at}." if one.where else one.message)
-    return "\n".join(said)
-
-
-def read_lines(path: Path) -> Any:
-    try:
-        return YAML().load(path.read_text(encoding="utf-8"))
-    except (YAMLError, OSError, UnicodeDecodeError):
-        return None
-
-
-def find_line(node: Any, where: str) -> int | None:
-    """The line of the deepest key of `where` that is in the file."""
-    line = None
-    for part in where.split("."):
-        marks = getattr(node, "lc", None)
-        key: Any = int(part) if part.isdigit() and isinstance(node, list) else part
-        if marks is None or (isinstance(node, dict) and key not in node):
-            break
-        data = marks.data or {}
-        if key not in data:
-            break
-        line = data[key][0] + 1
-        node = node[key]
-    return line
+def schema() -> dict[str, Any]:
+    """The published JSON schema of budgets.yaml, for editors."""
+    made = Spec.model_json_schema()
+    made["properties"].pop("folder")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **made,
+        "title": "budgets.yaml of student-family",
+    }

@@ -1,0 +1,215 @@
+"""What the types of budgets.yaml cannot say: names, files, and what each target can answer.
+
+Works on the file's raw data, so that these mistakes are told together with the others: every check passes
+over what has the wrong type, which is told elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from family.errors import Mistake
+from family.suggest import did_you_mean, list_names
+from family.yaml_lines import join
+
+TASKS = ("images", "table", "series")
+SPACES = ("mlp", "conv", "encoder")
+LATER = {"task": ("text", "lm"), "students.space": ("decoder", "static")}
+REFUSED = ("detection", "segmentation")
+COSTS = ("latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m")
+SHARES = ("accuracy", "exact_match", "macro_f1", "auroc")  # scores that lie within 0 and 1
+SAFE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+FILE_REFERENCE = r"\.py:[A-Za-z_]\w*$"
+
+
+def check_meaning(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
+    """Every mistake beyond types."""
+    yield from check_names(raw, folder)
+    yield from check_files(raw, folder)
+    yield from check_targets(raw)
+    yield from check_budgets(raw)
+    yield from check_precisions(raw)
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else {}
+
+
+def check_names(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
+    task, space = raw.get("task"), as_mapping(raw.get("students")).get("space")
+    if isinstance(task, str) and any(word in task.lower() for word in REFUSED) and not is_reference(task):
+        yield Mistake(
+            "task", f"'{task}' is not supported: students give one answer per example, no boxes or masks."
+        )
+    else:
+        yield from check_name("task", task, TASKS, folder)
+    yield from check_name("students.space", space, SPACES, folder)
+    yield from check_score(raw.get("score"), folder)
+
+
+def check_name(where: str, name: Any, valid: tuple[str, ...], folder: Path) -> Iterator[Mistake]:
+    """One of `valid`, or path/file.py:function."""
+    if not isinstance(name, str) or name in valid:
+        return
+    if is_reference(name):
+        yield from check_reference(where, name, folder)
+    elif name in LATER.get(where, ()):
+        yield Mistake(where, f"'{name}' is not in this version, which knows {list_names(valid, 'and')}.")
+    else:
+        allowed = list_names([*valid, "path/file.py:function"])
+        yield Mistake(where, f"must be {allowed}. Got {name!r}.{did_you_mean(name, valid)}")
+
+
+def check_score(name: Any, folder: Path) -> Iterator[Mistake]:
+    if not isinstance(name, str):
+        return
+    from reports.scores import SCORES
+
+    yield from check_name("score", name, tuple(SCORES), folder)
+
+
+def is_reference(text: str) -> bool:
+    return ".py:" in text or text.endswith(".py")
+
+
+def check_reference(where: str, reference: str, folder: Path) -> Iterator[Mistake]:
+    """`path/file.py:function`, whose file must be there."""
+    file = reference.rpartition(":")[0]
+    if not re.search(FILE_REFERENCE, reference):
+        said = file if reference.count(".py:") else reference
+        yield Mistake(where, f"must name a function: {said or 'path/file.py'}:function. Got {reference!r}.")
+        return
+    yield from check_file(where, file, folder)
+
+
+def check_file(where: str, named: str, folder: Path) -> Iterator[Mistake]:
+    path = folder / named
+    if not named.strip():
+        yield Mistake(where, "must not be empty.")
+    elif "://" in named:
+        yield Mistake(where, f"must be a file or folder on this machine. Got {named!r}.")
+    elif not path.exists():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = did_you_mean(path.name, beside)
+        yield Mistake(where, f"names {named}, which is not there (looked for {path}).{near}")
+
+
+def check_files(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
+    for where, named in name_files(raw):
+        if not isinstance(named, str) or (named == "digits" and where != "data.transfer"):
+            continue
+        if is_reference(named):
+            yield from check_reference(where, named, folder)
+        else:
+            yield from check_file(where, named, folder)
+    augment = as_mapping(raw.get("data")).get("augment")
+    if isinstance(augment, str):
+        yield from check_name("data.augment", augment, ("auto", "none"), folder)
+
+
+def name_files(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """YAML path and value of every key that names a file."""
+    data = raw.get("data")
+    if isinstance(data, str):
+        yield "data", data
+    for key in ("path", "transfer"):
+        if key in as_mapping(data):
+            yield f"data.{key}", as_mapping(data)[key]
+    given = raw.get("teacher")
+    for i, teacher in enumerate(given if isinstance(given, list) else [given]):
+        where = f"teacher[{i}]" if isinstance(given, list) else "teacher"
+        if isinstance(teacher, str):
+            yield where, teacher
+        for key in ("path", "classes"):
+            if key in as_mapping(teacher):
+                yield f"{where}.{key}", as_mapping(teacher)[key]
+
+
+def can_target_answer(name: str, options: Mapping[str, Any]) -> frozenset[str]:
+    """The limits that target `name` answers. Raises ValueError where it is no target."""
+    from benchmark import can_answer, resolve_target
+
+    return can_answer(resolve_target(name, options))
+
+
+def check_targets(raw: Mapping[str, Any]) -> Iterator[Mistake]:
+    from benchmark import PRESETS
+
+    for name, options in as_mapping(raw.get("targets")).items():
+        given = as_mapping(options)
+        if name not in PRESETS and "transport" not in given:
+            known = f"its name is no preset ({', '.join(PRESETS)})"
+            yield Mistake(
+                f"targets.{name}", f"must have a transport, as {known}.{did_you_mean(name, PRESETS)}"
+            )
+            continue
+        try:
+            can_target_answer(name, given)
+        except (ValueError, TypeError) as problem:
+            yield Mistake(f"targets.{name}", f"cannot be used: {str(problem).rstrip('.')}.")
+
+
+def check_budgets(raw: Mapping[str, Any]) -> Iterator[Mistake]:
+    from benchmark import PRESETS
+
+    own = as_mapping(raw.get("targets"))
+    folders: dict[str, str] = {}
+    for name, given in as_mapping(raw.get("budgets")).items():
+        where, budget = f"budgets.{name}", as_mapping(given)
+        twin = folders.setdefault(name.lower(), name)
+        if twin != name:
+            yield Mistake(
+                where, f"differs from '{twin}' by upper and lower case alone, and both name a folder."
+            )
+        target = budget.get("target")
+        if isinstance(target, str) and target not in own and target not in PRESETS:
+            known = [*dict.fromkeys([*own, *PRESETS])]
+            said = f"must be a preset or a name in targets: {', '.join(known)}. Got {target!r}."
+            yield Mistake(f"{where}.target", said + did_you_mean(target, known))
+        elif isinstance(target, str):
+            yield from check_limits(where, budget, target, as_mapping(own.get(target)))
+        yield from check_score_limit(where, budget.get("score"), raw.get("score"))
+
+
+def check_limits(
+    where: str, budget: Mapping[str, Any], target: str, options: Mapping[str, Any]
+) -> Iterator[Mistake]:
+    """Limits that the target cannot answer."""
+    try:
+        answers = can_target_answer(target, options)
+    except (ValueError, TypeError):
+        return  # told by check_targets
+    able = list_names([cost for cost in COSTS if cost in answers], "and")
+    for cost in COSTS:
+        if budget.get(cost) is not None and cost not in answers:
+            yield Mistake(
+                f"{where}.{cost}", f"cannot be answered by target '{target}', which answers {able}."
+            )
+    by = budget.get("cheapest_by")
+    if by in COSTS and by not in answers:
+        yield Mistake(
+            f"{where}.cheapest_by", f"{by} cannot be answered by target '{target}', which answers {able}."
+        )
+
+
+def check_score_limit(where: str, limit: Any, score: Any) -> Iterator[Mistake]:
+    if (
+        score in SHARES
+        and isinstance(limit, int | float)
+        and not isinstance(limit, bool)
+        and not 0 <= limit <= 1
+    ):
+        hint = f" Did you mean {limit / 100:g}?" if 1 < limit <= 100 else ""
+        yield Mistake(f"{where}.score", f"must lie within 0 and 1, as {score} does. Got {limit:g}.{hint}")
+
+
+def check_precisions(raw: Mapping[str, Any]) -> Iterator[Mistake]:
+    given: Any = as_mapping(raw.get("export")).get("precisions")
+    if given == []:
+        yield Mistake("export.precisions", "must name at least one of fp32, int8 and int8-dynamic.")
+    for i, name in enumerate(given if isinstance(given, list) else []):
+        if name in given[:i]:
+            yield Mistake(join("export.precisions", i), f"names {name} again.")
