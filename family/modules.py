@@ -27,7 +27,7 @@ class Rescaled(nn.Module):
 
 
 class MlpStudent(nn.Module):
-    """`size` inputs → depth × (Linear, BatchNorm, ReLU) of `width` → outputs."""
+    """All inputs joined, `size` numbers → depth × (Linear, BatchNorm, ReLU) of `width` → outputs."""
 
     def __init__(self, size: int, width: int, depth: int, outputs: int):
         super().__init__()
@@ -63,7 +63,8 @@ class Separable(nn.Module):
 class ConvStudent(nn.Module):
     """Stem, then stages of `depth` separable blocks; each stage halves the side and doubles the width.
 
-    x: (batch, channels, height, width). Sides from 64 up are halved twice by the stem.
+    x: (batch, channels, height, width); `side` is the shorter one. Sides from 24 up are halved by the
+    stem, and one to three stages bring what is left to about 4. Names and shapes nest in width and in depth.
     """
 
     def __init__(self, channels: int, side: int, width: int, depth: int, outputs: int):
@@ -71,25 +72,28 @@ class ConvStudent(nn.Module):
         stride = 1 if side < 24 else 2
         self.stem = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
         self.norm = nn.BatchNorm2d(width)
-        stages = max(1, min(3, round(math.log2(side / stride / 4))))
-        blocks: list[nn.Module] = []
-        for stage in range(stages):
-            a, b = width * 2**stage, width * 2 ** (stage + 1)
-            blocks.append(Separable(a, b, 2))
-            blocks += [Separable(b, b, 1) for _ in range(depth - 1)]
-        self.blocks = nn.ModuleList(blocks)
-        self.head = nn.Linear(width * 2**stages, outputs)
+        count = max(1, min(3, round(math.log2(side / stride / 4))))
+        self.stages = nn.ModuleList(stage(width * 2**i, width * 2 ** (i + 1), depth) for i in range(count))
+        self.head = nn.Linear(width * 2**count, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.stem(x)))
-        for block in self.blocks:
-            x = block(x)
-        out: Tensor = self.head(x.mean((2, 3)))
+        for blocks in self.stages:
+            x = blocks(x)
+        out: Tensor = self.head(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
         return out
 
 
+def stage(before: int, after: int, depth: int) -> nn.Sequential:
+    return nn.Sequential(Separable(before, after, 2), *(Separable(after, after, 1) for _ in range(depth - 1)))
+
+
 class Attention(nn.Module):
-    """Softmax attention by explicit products. x: (batch, time, width); drop: (batch, 1, 1, time), 0 or -1e4."""
+    """Softmax attention by explicit products. x: (batch, time, width); drop: (batch, 1, 1, time), 0 or -1e4.
+
+    Queries, keys and values of all heads are interleaved, heads within channels, so that leading slices of a
+    wide student's weights are a narrower one's, for the same number of heads.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -98,17 +102,19 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, drop: Tensor | None) -> Tensor:
-        q, k, v = (
-            part.unflatten(2, (self.heads, self.size)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=2)
-        )  # (batch, heads, time, size)
+        parts = self.qkv(x).unflatten(2, (self.size, self.heads, 3))
+        q, k, v = parts.permute(4, 0, 3, 1, 2).unbind(0)  # each (batch, heads, time, size)
         weights = (q * self.size**-0.5) @ k.transpose(2, 3)
         if drop is not None:
             weights = weights + drop
-        out: Tensor = self.out((weights.softmax(3) @ v).transpose(1, 2).flatten(2))
+        mixed = (weights.softmax(3) @ v).permute(0, 2, 3, 1)  # (batch, time, size, heads)
+        out: Tensor = self.out(mixed.flatten(2))
         return out
 
 
 class Layer(nn.Module):
+    """Pre-norm attention, then a feed-forward of twice the width. x: (batch, time, width)."""
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
@@ -122,19 +128,29 @@ class Layer(nn.Module):
 
 
 class EncoderStudent(nn.Module):
-    """Convolutional stem over time, pre-norm encoder layers, masked mean. x: (batch, channels, time)."""
+    """Convolutional patches over time, pre-norm encoder layers, masked mean.
+
+    x: (batch, channels, time); mask: (batch, 1, time), 1 where a step counts, padding at the end. A patch is
+    as many steps as make at most `TOKENS` of them; it counts where its first step does.
+    """
+
+    TOKENS = 64
 
     def __init__(self, channels: int, time: int, width: int, depth: int, heads: int, outputs: int):
         super().__init__()
-        self.stem = nn.Conv1d(channels, width, 5, padding=2)
-        self.position = nn.Parameter(torch.randn(1, time, width) * 0.02)
+        self.patch = -(-time // self.TOKENS)
+        self.stem = nn.Conv1d(channels, width, 2 * self.patch + 3, self.patch, self.patch + 1)
+        self.position = nn.Parameter(torch.randn(1, -(-time // self.patch), width) * 0.02)
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         x = torch.relu(self.stem(x)).transpose(1, 2) + self.position
-        drop = None if mask is None else (mask.unsqueeze(1) - 1) * 1e4
+        drop = None
+        if mask is not None:
+            mask = mask[:, :, :: self.patch]  # (batch, 1, tokens)
+            drop = (mask.unsqueeze(1) - 1) * 1e4
         for layer in self.layers:
             x = layer(x, drop)
         x = self.norm(x).transpose(1, 2)

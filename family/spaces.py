@@ -1,9 +1,9 @@
-"""Student spaces: dimensions as data and a build. Built in: `mlp`, `conv`, `encoder`; foreign: `file.py:function`."""
+"""Student spaces: dimensions as data and a build. Built in: `mlp`, `conv`, `encoder`, `file.py:function`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,7 +24,7 @@ Params = Mapping[str, Any]
 
 def mlp() -> StudentSpace:
     """Fully connected layers over all inputs, flattened and joined."""
-    dims = {"width": Dim(8, 512, log=True, step=None), "depth": Dim(1, 4)}
+    dims = {"width": Dim(8, 512, log=True), "depth": Dim(1, 4)}
 
     def build(params: Params, signature: Signature) -> nn.Module:
         size = sum(math.prod(int(n) for n in spec.shape[1:]) for spec in signature.inputs)
@@ -79,100 +79,206 @@ def outputs_of(signature: Signature) -> int:
     return int(signature.outputs[0].shape[1])
 
 
-def open_space(name: str, narrowed: Mapping[str, Any] | None, folder: Path, task: Task) -> StudentSpace:
+def open_space(name: str, options: Mapping[str, Any] | None, folder: Path, task: Task) -> StudentSpace:
     """The space by name or `file.py:function`, its dimensions narrowed, checked by building three students.
 
     Raises Mistakes naming every dimension that is unknown or out of range, or what a build got wrong.
     """
     space = SPACES[name]() if name in SPACES else open_foreign(name, folder)
-    space = narrow(space, narrowed or {})
+    space = narrow(space, options or {})
     for pick in (smallest, middle, largest):
         check_build(space, pick(space), task)
     return space
 
 
 def open_foreign(name: str, folder: Path) -> StudentSpace:
+    """Call the user's function; it gives a StudentSpace or `{"dims": …, "build": …}`."""
     if ".py:" not in name:
-        near = get_close_matches(name, SPACES, 1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        hint = suggest_name(name, SPACES)
+        known = ", ".join(SPACES)
         raise mistake(
-            "students.space",
-            f"must be one of {', '.join(SPACES)} or path/file.py:function. Got '{name}'.{hint}",
+            "students.space", f"must be one of {known} or path/file.py:function. Got '{name}'.{hint}"
         )
-    made = load(name, folder, "students.space")()
+    made = call_user(f"{name}()", load(name, folder, "students.space"))
     if isinstance(made, StudentSpace):
-        return made
-    if isinstance(made, Mapping) and {"dims", "build"} <= set(made):
-        dims = {
-            key: value if isinstance(value, Dim) else as_dim(value) for key, value in made["dims"].items()
-        }
-        return StudentSpace(name, dims, made["build"], tuple(made.get("precisions", ("fp32", "int8"))))
-    raise mistake(
-        "students.space",
-        f"{name} must return a StudentSpace or {{'dims': …, 'build': …}}. Got {type(made).__name__}.",
-    )
+        made = {"dims": made.dims, "build": made.build, "precisions": made.precisions}
+    if not (isinstance(made, Mapping) and {"dims", "build"} <= set(made) and callable(made["build"])):
+        found = (
+            f"a mapping of {', '.join(map(str, made))}" if isinstance(made, Mapping) else type(made).__name__
+        )
+        wanted = "a StudentSpace or {'dims': …, 'build': a function of (params, signature)}"
+        raise mistake("students.space", f"{name} must return {wanted}. Got {found}.")
+    dims = {str(key): declare(str(key), value, name) for key, value in made["dims"].items()}
+    return StudentSpace(name, dims, made["build"], tuple(made.get("precisions", ("fp32", "int8"))))
 
 
-def as_dim(value: Any) -> Dim:
+def call_user(what: str, call: Callable[..., Any], *given: Any) -> Any:
+    """Run a user's code; whatever it raises is told as the user's mistake."""
+    try:
+        return call(*given)
+    except Mistakes:
+        raise
+    except Exception as problem:
+        raise mistake(
+            "students.space", f"{what} failed with {type(problem).__name__}: {problem}"
+        ) from problem
+
+
+def suggest_name(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), 1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def declare(key: str, value: Any, name: str) -> Dim:
+    """A dimension as a user's space declares it."""
+    dim = value if isinstance(value, Dim) else as_dim(value)
+    wrong = broken(dim) if dim is not None else f"is not readable: {value!r}"
+    if dim is None or wrong:
+        allowed = "a value, [low, high], {low, high, step, log} or {choices}"
+        raise mistake("students.space", f"{name}: its dimension '{key}' {wrong}. Allowed: {allowed}.")
+    return on_grid(dim)
+
+
+def as_dim(value: Any) -> Dim | None:
     """A dimension from what YAML holds: value | [low, high] | {low, high, step, log} | {choices}."""
-    if isinstance(value, Dim):
-        return value
     if isinstance(value, Mapping):
-        if "choices" in value:
+        if value.get("choices") is not None:
             return Dim(choices=tuple(value["choices"]))
         return Dim(value.get("low"), value.get("high"), value.get("step"), bool(value.get("log", False)))
-    if isinstance(value, list | tuple) and len(value) == 2:
-        return Dim(value[0], value[1])
+    if isinstance(value, list | tuple):
+        return Dim(value[0], value[1]) if len(value) == 2 else None
     return Dim(choices=(value,))
 
 
-def narrow(space: StudentSpace, narrowed: Mapping[str, Any]) -> StudentSpace:
+def broken(dim: Dim) -> str:
+    """What is wrong with a dimension in itself, or nothing."""
+    if dim.choices is not None:
+        return "" if dim.choices else "has no choices"
+    if not (is_number(dim.low) and is_number(dim.high)):
+        return f"needs numbers for low and high, got {dim.low!r} and {dim.high!r}"
+    low, high = float(dim.low or 0), float(dim.high or 0)
+    if low > high:
+        return f"has low {low:g} above high {high:g}"
+    if dim.step is not None and not (is_number(dim.step) and dim.step > 0):
+        return f"needs a step above 0, got {dim.step!r}"
+    return f"is even in log and needs a low above 0, got {low:g}" if dim.log and low <= 0 else ""
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def on_grid(dim: Dim) -> Dim:
+    """`high` moved down onto the grid of `step`."""
+    if dim.choices is not None or dim.step is None or dim.low is None or dim.high is None:
+        return dim
+    return replace(dim, high=dim.low + math.floor((dim.high - dim.low) / dim.step + 1e-9) * dim.step)
+
+
+def narrow(space: StudentSpace, options: Mapping[str, Any]) -> StudentSpace:
+    """The space with some dimensions narrowed; raises Mistakes with all that is wrong."""
     dims, wrong = dict(space.dims), []
-    for name, value in narrowed.items():
+    for name, value in options.items():
         where = f"students.dims.{name}"
         if name not in dims:
-            near = get_close_matches(name, dims, 1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
+            hint = suggest_name(name, dims)
             wrong.append(Mistake(where, f"is no dimension of {space.name}; it has {', '.join(dims)}.{hint}"))
             continue
-        value = as_dim(value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value)
-        wrong += [Mistake(where, text) for text in out_of_range(value, dims[name])]
-        dims[name] = replace(value, log=value.log or dims[name].log) if value.choices is None else value
+        plain_value = value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value
+        found = narrow_dim(dims[name], plain_value)
+        if isinstance(found, Dim):
+            dims[name] = found
+        else:
+            wrong.append(Mistake(where, found))
     if wrong:
         raise Mistakes(wrong)
     return replace(space, dims=dims)
 
 
-def out_of_range(asked: Dim, declared: Dim) -> list[str]:
+def narrow_dim(declared: Dim, value: Any) -> Dim | str:
+    """The narrower dimension, or what is wrong with it."""
+    asked = as_dim(value)
+    if asked is None:
+        return f"must be a value, [low, high], {{low, high, step, log}} or {{choices}}. Got {value!r}."
     if declared.choices is not None:
-        given = asked.choices or (asked.low, asked.high)
-        bad = [v for v in given if v not in declared.choices]
-        return [f"must be among {list(declared.choices)}. Got {bad}."] if bad else []
-    given = asked.choices or (asked.low, asked.high)
-    bad = [v for v in given if not isinstance(v, int | float) or not declared.low <= v <= declared.high]  # type: ignore[operator]
-    return [f"must lie within {declared.low} to {declared.high}. Got {bad}."] if bad else []
+        return narrow_choices(declared.choices, asked)
+    if asked.choices is not None:
+        outside = [v for v in asked.choices if not fits(declared, v)]
+        if outside or not asked.choices:
+            return f"must be {describe_dim(declared)}. Got {listed(outside)}."
+        return Dim(choices=tuple(plain(declared, v) for v in asked.choices))
+    low = declared.low if asked.low is None else asked.low
+    high = declared.high if asked.high is None else asked.high
+    outside = [v for v in (low, high) if not fits(declared, v)]
+    if outside:
+        return f"must be {describe_dim(declared)}. Got {listed(outside)}."
+    step = declared.step if asked.step is None else asked.step
+    if step is not None and whole(declared) and not float(step).is_integer():
+        return f"must have a whole step, as its values are whole numbers. Got {step:g}."
+    step = int(step) if step is not None and whole(declared) else step
+    narrowed = Dim(plain(declared, low), plain(declared, high), step, asked.log or declared.log)
+    wrong = broken(narrowed)
+    return f"{wrong}." if wrong else on_grid(narrowed)
+
+
+def narrow_choices(declared: tuple[Any, ...], asked: Dim) -> Dim | str:
+    """Choices narrowed by choices, or by a range that keeps those within."""
+    if asked.choices is None and not (is_number(asked.low) and is_number(asked.high)):
+        asked = Dim(choices=(asked.low, asked.high))  # a list of two names
+    if asked.choices is None:
+        low, high = float(asked.low or 0), float(asked.high or 0)
+        kept = tuple(v for v in declared if is_number(v) and low <= v <= high)
+        return Dim(choices=kept) if kept else f"must be among {list(declared)}. Got {low:g} to {high:g}."
+    outside = [v for v in asked.choices if v not in declared]
+    return f"must be among {list(declared)}. Got {outside}." if outside else Dim(choices=asked.choices)
+
+
+def listed(values: Iterable[Any]) -> str:
+    return ", ".join(f"{v:g}" if is_number(v) else repr(v) for v in values) or "no choices"
+
+
+def fits(declared: Dim, value: Any) -> bool:
+    """Whether a value lies within a declared range; whole numbers where the range is whole."""
+    if not is_number(value) or (whole(declared) and not float(value).is_integer()):
+        return False
+    return bool(float(declared.low or 0) <= value <= float(declared.high or 0))
+
+
+def describe_dim(dim: Dim) -> str:
+    kind = "a whole number" if whole(dim) else "a number"
+    return f"{kind} from {dim.low:g} to {dim.high:g}"
 
 
 def check_build(space: StudentSpace, params: Params, task: Task) -> None:
-    """Build and run once on two rows; what comes out must be (2, outputs) and finite."""
-    module = build_student(space, params, task, 0).eval()
-    inputs = task.inputs("val", np.array([0, 0]), 0)
+    """Build and run once on two rows; what comes out must be (2, outputs) and finite, and be trainable."""
+    what = f"{space.name} built with {describe_params(params)}"
+    module = call_user(what, build_student, space, params, task, 0)
+    if not any(p.requires_grad for p in module.parameters()):
+        raise mistake("students.space", f"{what} has no parameters to train.")
+    rows = np.arange(2) % task.rows("val")
+    inputs = task.inputs("val", rows, 0)
+    module.eval()
     with torch.no_grad():
-        given = module(*inputs)
-    wanted = (2, int(task.body.outputs[0].shape[1]))
+        given = call_user(f"{what}: its forward", module, *inputs)
+    wanted = (2, outputs_of(task.body))
     if not isinstance(given, Tensor) or tuple(given.shape) != wanted or not torch.isfinite(given).all():
-        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        shapes = ", ".join(str(tuple(i.shape)) for i in inputs)
         raise mistake(
             "students.space",
-            f"{space.name} built with {describe_params(params)} must give finite outputs of shape {wanted} for inputs "
-            f"{[tuple(i.shape) for i in inputs]}. Got {shape}.",
+            f"{what} must give finite outputs of shape {wanted} for inputs {shapes}. "
+            f"Got {describe_output(given)}.",
         )
 
 
+def describe_output(given: Any) -> str:
+    if not isinstance(given, Tensor):
+        return type(given).__name__
+    return f"{tuple(given.shape)}" + ("" if torch.isfinite(given).all() else " with NaN or inf")
+
+
 def whole(dim: Dim) -> bool:
-    return all(
-        isinstance(v, int) or v is None or float(v).is_integer() for v in (dim.low, dim.high, dim.step)
-    )
+    """Whether a range is of whole numbers: declared by ints."""
+    return all(isinstance(v, int) or v is None for v in (dim.low, dim.high, dim.step))
 
 
 def smallest(space: StudentSpace) -> dict[str, Any]:
@@ -199,11 +305,14 @@ def at(dim: Dim, share: float) -> Any:
     if dim.choices:
         return dim.choices[min(int(share * len(dim.choices)), len(dim.choices) - 1)]
     low, high = float(dim.low or 0), float(dim.high or 0)
-    value = (
-        math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
-        if dim.log
-        else low + share * (high - low)
-    )
+    if dim.log:
+        return snap(dim, math.exp(math.log(low) + share * (math.log(high) - math.log(low))))
+    return snap(dim, low + share * (high - low))
+
+
+def snap(dim: Dim, value: float) -> Any:
+    """The nearest value that the dimension has."""
+    low, high = float(dim.low or 0), float(dim.high or 0)
     if dim.step:
         value = low + round((value - low) / dim.step) * dim.step
     return plain(dim, min(max(value, low), high))
@@ -219,20 +328,33 @@ def suggest(trial: Any, space: StudentSpace) -> dict[str, Any]:
 
 
 def suggest_one(trial: Any, name: str, dim: Dim) -> Any:
+    """One dimension; where it is even in log and has a step, the value asked for is moved onto the grid."""
     if dim.choices:
         return trial.suggest_categorical(name, dim.choices)
+    step = None if dim.log else dim.step
     if whole(dim):
-        step = 1 if dim.log else int(dim.step or 1)
-        return trial.suggest_int(name, int(dim.low or 0), int(dim.high or 0), step=step, log=dim.log)
-    return trial.suggest_float(name, dim.low, dim.high, step=None if dim.log else dim.step, log=dim.log)
+        value = trial.suggest_int(name, dim.low, dim.high, step=step or 1, log=dim.log)
+    else:
+        value = trial.suggest_float(name, dim.low, dim.high, step=step, log=dim.log)
+    return snap(dim, value) if dim.log else value
 
 
 def build_student(space: StudentSpace, params: Params, task: Task, seed: int) -> nn.Module:
-    """The module with weights drawn from `seed`; for regression its outputs are in the labels' units."""
+    """The module with weights drawn from `seed`, torch's own generator left as it was; weights that a user's
+    build loads are kept. For regression its outputs are in the labels' units."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = space.build(dict(params), task.body)
+        module: Any = space.build(dict(params), task.body)
+    if not isinstance(module, nn.Module):
+        found = type(module).__name__
+        raise mistake("students.space", f"{space.name} must build a torch.nn.Module. Got {found}.")
     return module if task.target_scale is None else Rescaled(module, *task.target_scale)
+
+
+def find_loaded(space: StudentSpace, task: Task) -> tuple[str, ...]:
+    """Names of parameters that the build loads: the same under two seeds, and not of one value throughout."""
+    one, two = (dict(build_student(space, middle(space), task, seed).named_parameters()) for seed in (1, 2))
+    return tuple(n for n, p in one.items() if torch.equal(p, two[n]) and p.numel() > 1 and bool(p.std() > 0))
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -240,7 +362,10 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """Multiply-accumulates of convolutions and linear layers for `inputs`; matrix products elsewhere are not counted."""
+    """Multiply-accumulates of convolutions and linear layers for `inputs`.
+
+    Matrix products elsewhere (attention's scores and mixing) are not counted.
+    """
     total = 0
 
     def count(layer: Any, _: Any, output: Tensor) -> None:
@@ -254,11 +379,13 @@ def count_macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
         if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)
     ]
     was = module.training
-    with torch.no_grad():
-        module.eval()(*inputs)
-    module.train(was)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            module.eval()(*inputs)
+    finally:
+        module.train(was)
+        for hook in hooks:
+            hook.remove()
     return total
 
 

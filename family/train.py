@@ -6,8 +6,8 @@ import contextlib
 import io
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,15 @@ from torch import Tensor, nn
 from family.errors import mistake
 from family.losses import loss_of, supervised
 from family.modules import Rescaled
+from family.run_folder import write_beside
 from family.soft_targets import SoftTargets
 from family.types import SoftBatch, Split, Task, Trained, Training
 
 CHECKPOINT_SECONDS = 5.0
 WARM_UP = 0.1  # share of the steps
+WEIGHT_DECAY = 1e-2
+BLOCK_BYTES = 32_000_000  # inputs are replayed for many steps at once, as far as this goes
+BLOCK_STEPS = 64
 
 
 def pick_device(name: str) -> str:
@@ -30,11 +34,11 @@ def pick_device(name: str) -> str:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return next((device for device in ("cuda", "mps") if there[device]), "cpu")
+    if name not in there:
+        raise mistake("device", f"must be auto, cpu, cuda or mps. Got '{name}'.")
     if not there[name]:
-        raise mistake(
-            "device",
-            f"'{name}' is not on this machine. Here: {', '.join(d for d, has in there.items() if has)}.",
-        )
+        here = ", ".join(device for device, has in there.items() if has)
+        raise mistake("device", f"'{name}' is not on this machine. Here: {here}.")
     return name
 
 
@@ -48,18 +52,28 @@ class Plan:
 
 
 def plan_batches(task: Task, training: Training, with_transfer: bool) -> Plan:
-    """Rows without replacement within an epoch over train (+ transfer), views at random; all from the seed."""
-    labelled, pool = task.rows("train"), task.rows("transfer") if with_transfer else 0
+    """Rows without replacement within an epoch, views at random; all from the seed.
+
+    Drawn from train and transfer together; without transfer, from the rows of train that have a label.
+    """
+    train_rows = np.arange(task.rows("train"))
+    transfer_rows = np.arange(task.rows("transfer"))
+    if not with_transfer:
+        train_rows, transfer_rows = (
+            train_rows[has_label(labels_of(task, "train")).numpy() > 0],
+            train_rows[:0],
+        )
+    rows = np.concatenate([train_rows, transfer_rows])
+    if len(rows) == 0:
+        raise mistake("data.label", "no row of train has a label, so nothing can be trained on labels alone.")
     rng = np.random.default_rng([training.seed, 77])
-    size = min(training.batch, labelled + pool)
+    size = min(training.batch, len(rows))
     need = training.steps * size
-    epochs = math.ceil(need / (labelled + pool))
-    order = np.concatenate([rng.permutation(labelled + pool) for _ in range(epochs)])[:need].reshape(
-        training.steps, size
-    )
+    epochs = math.ceil(need / len(rows))
+    order = np.concatenate([rng.permutation(len(rows)) for _ in range(epochs)])[:need]
+    order = order.reshape(training.steps, size)
     views = rng.integers(0, min(training.views, task.views), order.shape)
-    transfer = order >= labelled
-    return Plan(transfer, np.where(transfer, order - labelled, order), views)
+    return Plan(order >= len(train_rows), rows[order], views)
 
 
 def train(
@@ -68,37 +82,37 @@ def train(
     store: SoftTargets,
     training: Training,
     device: str = "cpu",
+    on_step: Callable[[int], None] | None = None,
     checkpoint: Path | None = None,
 ) -> Trained:
     """Train `module` in place; the same seed gives bit-identical weights on the CPU, also after a resume.
 
     AdamW with a linear warm-up and a cosine to 0. Loss per row: the soft loss, mixed with the supervised loss
-    on rows with labels by `label_weight`; labels alone where `training.loss` is "labels".
+    on rows with labels by `label_weight`; labels alone where `training.loss` is "labels". `on_step` is told
+    the number of steps done. `val_score` is NaN where the training diverged.
     """
     start = time.monotonic()
-    with one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), own_generator(device):
         plan = plan_batches(task, training, with_transfer=training.loss != "labels")
         module.to(device).train()
-        optimiser = torch.optim.AdamW(
-            module.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True
-        )
-        first = load_checkpoint(checkpoint, module, optimiser)
-        written = time.monotonic()
-        for step in range(first, training.steps):
+        weights = [p for p in module.parameters() if p.requires_grad]
+        rate = training.learning_rate
+        optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=WEIGHT_DECAY, fused=True)
+        kept = Checkpoint(checkpoint, identify(task, store, training))
+        first = kept.load(module, optimiser)
+        for step, batch in enumerate(draw_batches(task, store, training, plan, first, device), first):
             set_rate(optimiser, training, step)
-            torch.manual_seed(
-                training.seed * 1_000_003 + step
-            )  # a student's dropout, the same after a resume
-            loss = step_loss(module, task, store, training, plan, step, device)
+            torch.manual_seed(training.seed * 1_000_003 + step)  # dropout: the same after a resume
+            loss = compute_loss(module, task, training, batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            if checkpoint and time.monotonic() - written > CHECKPOINT_SECONDS:
-                save_checkpoint(checkpoint, module, optimiser, step + 1)
-                written = time.monotonic()
+            kept.save_sometimes(module, optimiser, step + 1)
+            if on_step:
+                on_step(step + 1)
         module.to("cpu").eval()
-        score = task.score.fn(task.labels("val"), predict(module, task, "val"))
-    return Trained(module, float(score), training.steps, time.monotonic() - start)
+        score = score_split(task, predict(module, task, "val"), "val")
+    return Trained(module, score, training.steps, time.monotonic() - start)
 
 
 @contextlib.contextmanager
@@ -112,116 +126,176 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def own_generator(device: str) -> Iterator[None]:
+    """Torch's own random numbers inside; the caller's generator is left as it was."""
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+        yield
+
+
 def set_rate(optimiser: torch.optim.Optimizer, training: Training, step: int) -> None:
     warm = max(1, round(WARM_UP * training.steps))
-    share = (
-        (step + 1) / warm
-        if step < warm
-        else 0.5 * (1 + math.cos(math.pi * (step - warm) / (training.steps - warm)))
-    )
+    if step < warm:
+        share = (step + 1) / warm
+    else:
+        share = 0.5 * (1 + math.cos(math.pi * (step - warm) / (training.steps - warm)))
     for group in optimiser.param_groups:
         group["lr"] = training.learning_rate * share
 
 
-def step_loss(
-    module: nn.Module, task: Task, store: SoftTargets, training: Training, plan: Plan, step: int, device: str
-) -> Tensor:
-    """The mean loss of one batch."""
-    pool, rows, views = plan.transfer[step], plan.rows[step], plan.views[step]
-    inputs, soft, labels = gather(task, store, training, pool, rows, views)
-    outputs = module(*(i.to(device) for i in inputs))
-    labels = labels.to(device)
-    body, target = standardise(module, task, outputs, labels)
-    hard = supervised(task.kind)(body, target)
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one or many steps. `known (n,)`: 1.0 where the row has a label; else labels are -1 or NaN."""
+
+    inputs: tuple[Tensor, ...]
+    soft: SoftBatch
+    labels: Tensor
+    known: Tensor
+
+    def cut(self, start: int, stop: int) -> Batch:
+        return Batch(
+            tuple(i[start:stop] for i in self.inputs),
+            map_soft(self.soft, lambda value: value[start:stop]),
+            self.labels[start:stop],
+            self.known[start:stop],
+        )
+
+
+def compute_loss(module: nn.Module, task: Task, training: Training, batch: Batch) -> Tensor:
+    """The mean loss of one batch; regression is learnt in standardised units."""
+    labels, soft = batch.labels, batch.soft
+    if isinstance(module, Rescaled):
+        outputs = module.module(*batch.inputs)
+        labels = (labels - module.mean) / module.std
+        if soft.logits is not None:
+            soft = SoftBatch(logits=(soft.logits - module.mean) / module.std)
+    else:
+        outputs = module(*batch.inputs)
+    hard = supervised(task.kind)(outputs, labels)
     if training.loss == "labels":
         return hard.mean()
-    known = has_label(labels)
-    soft = standardise_soft(module, soft_to(soft, device))
-    taught = loss_of(training.loss, task.kind).fn(body, soft, training.temperature, labels)
-    weight = training.label_weight * known
-    return ((1 - weight) * taught + weight * hard).mean()
+    taught = loss_of(training.loss, task.kind).fn(outputs, soft, training.temperature, labels)
+    return torch.lerp(taught, hard, training.label_weight * batch.known).mean()
+
+
+def draw_batches(
+    task: Task, store: SoftTargets, training: Training, plan: Plan, first: int, device: str
+) -> Iterator[Batch]:
+    """The batches of steps `first` and on. Rows of many steps are gathered at once, which costs least.
+
+    Blocks start at the same steps after a resume as without one, so that every bit is the same.
+    """
+    steps, size = plan.rows.shape
+    length = block_steps(task, size)
+    for start in range(first - first % length, steps, length):
+        block = gather(task, store, training, plan, slice(start, start + length), device)
+        for step in range(max(first, start), min(start + length, steps)):
+            yield block.cut((step - start) * size, (step - start + 1) * size)
+
+
+def block_steps(task: Task, size: int) -> int:
+    row = sum(4 * math.prod(int(n) for n in spec.shape[1:]) for spec in task.body.inputs)
+    return int(np.clip(BLOCK_BYTES // (row * size), 1, BLOCK_STEPS))
 
 
 def gather(
-    task: Task, store: SoftTargets, training: Training, pool: np.ndarray, rows: np.ndarray, views: np.ndarray
-) -> tuple[tuple[Tensor, ...], SoftBatch, Tensor]:
-    """Inputs, soft targets and labels of one batch, train rows first."""
-    parts: list[tuple[Split, np.ndarray, np.ndarray]] = []
-    for split, here in (("train", ~pool), ("transfer", pool)):
+    task: Task, store: SoftTargets, training: Training, plan: Plan, steps: slice, device: str
+) -> Batch:
+    """Everything that the rows of these steps need, one after the other, on the device."""
+    pool, rows, views = (a[steps].ravel() for a in (plan.transfer, plan.rows, plan.views))
+    parts: list[Batch] = []
+    places: list[np.ndarray] = []
+    splits: tuple[tuple[Split, np.ndarray], ...] = (("train", ~pool), ("transfer", pool))
+    for split, here in splits:
         if here.any():
-            parts.append((split, rows[here], views[here]))  # type: ignore[arg-type]
-    inputs = [task.inputs(split, r, v) for split, r, v in parts]
-    joined = tuple(torch.cat(tensors) for tensors in zip(*inputs, strict=True))
-    labels = torch.cat([labels_of(task, split, r) for split, r, _ in parts])
-    if training.loss == "labels":
-        return joined, SoftBatch(), labels
-    softs = [store.batch(split, r, v) for split, r, v in parts]
-    return joined, join_soft(softs), labels
+            taught = training.loss != "labels"
+            soft = store.batch(split, rows[here], views[here]) if taught else SoftBatch()
+            labels = labels_of(task, split)[rows[here]]
+            parts.append(Batch(task.inputs(split, rows[here], views[here]), soft, labels, has_label(labels)))
+            places.append(np.flatnonzero(here))
+    return join(parts, torch.from_numpy(np.argsort(np.concatenate(places))), device)
 
 
-def labels_of(task: Task, split: Split, rows: np.ndarray) -> Tensor:
-    """Labels of rows; -1 or NaN where there are none."""
-    if split != "transfer":
-        return torch.from_numpy(task.labels(split)[rows])
-    if task.kind == "classification":
-        return torch.full((len(rows),), -1, dtype=torch.int64)
-    return torch.full((len(rows), int(task.body.outputs[0].shape[1])), float("nan"))
+def join(parts: list[Batch], order: Tensor, device: str) -> Batch:
+    """The parts' rows in `order`, on the device."""
 
+    def merge(tensors: list[Tensor]) -> Tensor:
+        joined = tensors[0] if len(tensors) == 1 else torch.cat(tensors)[order]
+        return joined.to(device)
 
-def has_label(labels: Tensor) -> Tensor:
-    return (labels >= 0).float() if labels.ndim == 1 else (~labels.isnan()).any(1).float()
+    fields = {f: [getattr(p.soft, f) for p in parts] for f in FIELDS if getattr(parts[0].soft, f) is not None}
+    soft = {name: merge(values) for name, values in fields.items()}
+    return Batch(
+        tuple(merge(list(tensors)) for tensors in zip(*(p.inputs for p in parts), strict=True)),
+        SoftBatch(**soft, temperatures=parts[0].soft.temperatures),
+        merge([p.labels for p in parts]),
+        merge([p.known for p in parts]),
+    )
 
 
 FIELDS = ("logits", "ids", "top", "mean", "std", "rest")
 
 
-def join_soft(softs: list[SoftBatch]) -> SoftBatch:
-    if len(softs) == 1:
-        return softs[0]
-    fields = {
-        f: torch.cat([getattr(s, f) for s in softs]) for f in FIELDS if getattr(softs[0], f) is not None
-    }
-    return SoftBatch(**fields, temperatures=softs[0].temperatures)
+def map_soft(soft: SoftBatch, change: Callable[[Tensor], Tensor]) -> SoftBatch:
+    """The same soft targets with every tensor changed."""
+    if soft.logits is not None:
+        return SoftBatch(logits=change(soft.logits))
+    there = {f: change(value) for f in FIELDS if (value := getattr(soft, f)) is not None}
+    return SoftBatch(**there, temperatures=soft.temperatures)
 
 
-def soft_to(soft: SoftBatch, device: str) -> SoftBatch:
-    if device == "cpu":
-        return soft
-    fields = {f: getattr(soft, f).to(device) for f in FIELDS if getattr(soft, f) is not None}
-    return SoftBatch(**fields, temperatures=soft.temperatures)
+def labels_of(task: Task, split: Split) -> Tensor:
+    """Labels of a split; -1 or NaN where there are none."""
+    if split != "transfer":
+        return torch.from_numpy(task.labels(split))
+    if task.kind == "classification":
+        return torch.full((task.rows(split),), -1, dtype=torch.int64)
+    return torch.full((task.rows(split), int(task.body.outputs[0].shape[1])), float("nan"))
 
 
-def standardise(module: nn.Module, task: Task, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Regression is learnt in standardised units; everything else as it is."""
-    if not isinstance(module, Rescaled):
-        return outputs, labels
-    return (outputs - module.mean) / module.std, (labels - module.mean) / module.std
-
-
-def standardise_soft(module: nn.Module, soft: SoftBatch) -> SoftBatch:
-    if not isinstance(module, Rescaled) or soft.logits is None:
-        return soft
-    return SoftBatch(logits=(soft.logits - module.mean) / module.std)
+def has_label(labels: Tensor) -> Tensor:
+    """(n,) 1.0 where a row has a label, or some of its labels."""
+    return (labels >= 0).float() if labels.ndim == 1 else (~labels.isnan()).any(1).float()
 
 
 def recalibrate(module: nn.Module, task: Task, batches: int = 8, size: int = 64) -> None:
-    """Batch-norm statistics anew from training inputs, weights untouched: before a short run is judged."""
+    """Batch-norm statistics anew, from clean inputs of train and transfer; weights stay.
+
+    Before a short run is judged: its running averages still hold the first steps.
+    """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
+    before = [norm.momentum for norm in norms]
+    was = module.training
+    module.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain average
-    rng = np.random.default_rng(0)
-    was = module.training
-    module.train()
-    with torch.no_grad():
-        for _ in range(batches):
-            rows = rng.integers(0, task.rows("train"), min(size, task.rows("train")))
-            module(*task.inputs("train", rows, 0))
-    for norm in norms:
-        norm.momentum = 0.1
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    with torch.no_grad(), one_thread():
+        for inputs in clean_batches(task, batches, size):
+            module(*inputs)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
     module.train(was)
+
+
+def clean_batches(task: Task, batches: int, size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Clean inputs of rows of train and transfer, drawn once and for all."""
+    labelled, pool = task.rows("train"), task.rows("transfer")
+    rng = np.random.default_rng(0)
+    for _ in range(batches):
+        rows = rng.choice(labelled + pool, min(size, labelled + pool), replace=False)
+        here = rows < labelled
+        parts = [task.inputs("train", rows[here], 0)] if here.any() else []
+        parts += [task.inputs("transfer", rows[~here] - labelled, 0)] if not here.all() else []
+        yield tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+
+def score_split(task: Task, outputs: np.ndarray, split: Split) -> float:
+    """The task's score; NaN where some output is not finite."""
+    return float(task.score.fn(task.labels(split), outputs)) if np.isfinite(outputs).all() else math.nan
 
 
 def predict(module: nn.Module, task: Task, split: Split, size: int = 256) -> np.ndarray:
@@ -235,28 +309,42 @@ def predict(module: nn.Module, task: Task, split: Split, size: int = 256) -> np.
     return np.concatenate(parts)
 
 
-def save_checkpoint(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """Whole or not there: written beside, then renamed."""
-    state = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+def identify(task: Task, store: SoftTargets, training: Training) -> dict[str, object]:
+    """What a checkpoint belongs to."""
+    return {"training": asdict(training), "task": task.fingerprint, "soft_targets": store.fingerprint}
 
 
-def load_checkpoint(path: Path | None, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """The step to go on from."""
-    if path is None or not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    module.load_state_dict(state["module"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+class Checkpoint:
+    """A training's state on disk, written every few seconds: whole or not there. Without a path, nothing."""
+
+    def __init__(self, path: Path | None, belongs_to: dict[str, object]):
+        self.path, self.belongs_to, self.written = path, belongs_to, time.monotonic()
+
+    def load(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+        """The step to go on from; 0 where there is none or it is of another training."""
+        if self.path is None or not self.path.exists():
+            return 0
+        state = torch.load(self.path, weights_only=True, map_location="cpu")
+        if state["belongs_to"] != self.belongs_to:
+            return 0
+        module.load_state_dict(state["module"])
+        optimiser.load_state_dict(state["optimiser"])
+        return int(state["step"])
+
+    def save_sometimes(self, module: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+        if self.path is None or time.monotonic() - self.written < CHECKPOINT_SECONDS:
+            return
+        state = {"module": module.state_dict(), "optimiser": optimiser.state_dict()}
+        buffer = io.BytesIO()
+        torch.save(state | {"step": step, "belongs_to": self.belongs_to}, buffer)
+        write_beside(self.path, lambda beside: beside.write_bytes(buffer.getvalue()))
+        self.written = time.monotonic()
 
 
 def save_student(module: nn.Module, path: Path) -> None:
-    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, str(path))
+    """Weights and buffers as safetensors, whole or not there; tied weights are written once per name."""
+    state = {name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}
+    write_beside(path, lambda beside: save_file(state, str(beside)))
 
 
 def load_student(module: nn.Module, path: Path) -> None:

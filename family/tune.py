@@ -1,9 +1,9 @@
-"""Short runs before the search: the learning rate first (it matters more than the loss), then the bake-off."""
+"""Short runs before the search: the learning rate first, then the bake-off of losses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,27 @@ from torch import nn
 
 from family.losses import loss_of
 from family.soft_targets import SoftTargets
-from family.train import predict, recalibrate, train
+from family.spaces import count_macs
+from family.train import predict, recalibrate, score_split, train
 from family.types import Task, Training
 from reports import difference
 
 Builder = Callable[[int], nn.Module]
+Table = list[dict[str, Any]]
+
+FEWEST, MOST = 300, 3000  # steps
+PASSES, BATCH = 20, 64
+WORK = 2e13  # multiply-accumulates of one training, forward and backward: minutes on one core
+WITHOUT_TEMPERATURE = ("labels", "mse")
 
 
 def auto_steps(module: nn.Module, task: Task) -> int:
-    """About 20 passes over train and transfer in batches of 64, within 300 to 3,000 steps."""
+    """About 20 passes over train and transfer in batches of 64, within 300 to 3,000 steps, and fewer (300 at
+    least) where `module` would take more than minutes."""
     rows = task.rows("train") + task.rows("transfer")
-    return int(np.clip(20 * rows / 64, 300, 3000))
+    macs = count_macs(module, task.inputs("train", np.arange(1), 0))
+    affordable = WORK / (3 * BATCH * max(macs, 1))
+    return int(np.clip(min(PASSES * rows / BATCH, affordable), FEWEST, MOST))
 
 
 def find_learning_rate(
@@ -31,46 +41,96 @@ def find_learning_rate(
     base: Training,
     grid: Sequence[float],
     steps: int,
-) -> tuple[float, list[dict[str, Any]]]:
-    """The rate with the best mean score over `builds` (a small and a large student), and every try."""
-    tries = []
+) -> tuple[float, Table]:
+    """The rate with the best mean score over `builds` (a small and a large student), and every try.
+
+    A rate at which some student diverges is out, unless all are. Raises ValueError where `grid` is empty.
+    """
+    if not grid:
+        raise ValueError("The grid of learning rates must hold one or more. Got none.")
+    tries: Table = []
     for rate in grid:
-        for size, build in enumerate(builds):
-            score = short_run(build, task, store, replace(base, learning_rate=rate, steps=steps))
-            tries.append(
-                {"learning_rate": rate, "student": ("small", "large")[size], "val": score, "steps": steps}
-            )
-    sign = 1 if task.score.higher_is_better else -1
-    mean = {rate: sign * np.mean([t["val"] for t in tries if t["learning_rate"] == rate]) for rate in grid}
-    return max(grid, key=lambda rate: mean[rate]), tries
+        for size, build in zip(("small", "large"), builds, strict=False):
+            training = replace(base, learning_rate=rate, steps=steps)
+            row = {"learning_rate": rate, "student": size, "steps": steps}
+            tries.append(row | {"val": short_run(build, task, store, training)})
+    means = {rate: float(np.mean([t["val"] for t in tries if t["learning_rate"] == rate])) for rate in grid}
+    return max(grid, key=lambda rate: goodness(task, means[rate])), tries
+
+
+def goodness(task: Task, score: float) -> float:
+    """The higher the better; a training that diverged is worst."""
+    return float("-inf") if np.isnan(score) else score if task.score.higher_is_better else -score
 
 
 def short_run(build: Builder, task: Task, store: SoftTargets, training: Training) -> float:
+    """The val score after a short training, batch-norm statistics recalibrated."""
     module = train(build(training.seed), task, store, training).module
     recalibrate(module, task)
-    return float(task.score.fn(task.labels("val"), predict(module, task, "val")))
+    return score_split(task, predict(module, task, "val"), "val")
 
 
 def bake_off(
-    build: Builder, task: Task, store: SoftTargets, base: Training, losses: Sequence[str], control: Training
-) -> tuple[Training, list[dict[str, Any]]]:
+    build: Builder,
+    task: Task,
+    store: SoftTargets,
+    base: Training,
+    losses: Sequence[str],
+    control: Training,
+    temperatures: Sequence[float] = (),
+) -> tuple[Training, Table]:
     """Every loss on one student, `labels` with the control's own learning rate among them.
 
-    The best on val wins, unless its paired difference from the default (the first) includes 0.
+    The best on val wins, unless its paired difference from the default (the first) includes 0. Then the
+    winner is tried at `temperatures`, and moves from `base.temperature` by the same rule. Losses that need
+    what `store` lacks are left out. The table: loss, learning_rate, temperature, val, steps, seconds, `won`,
+    and `gain`, `gain_low`, `gain_high` over the default (None where either diverged).
     """
-    table, outputs, ways = [], {}, {}
-    for name in losses:
-        if name != "labels" and not loss_of(name, task.kind).needs <= store.has:
-            continue
-        ways[name] = control if name == "labels" else replace(base, loss=name)
-        trained = train(build(base.seed), task, store, ways[name])
-        outputs[name] = predict(trained.module, task, "val")
-        row = {"loss": name, "learning_rate": ways[name].learning_rate, "temperature": base.temperature}
-        table.append(row | {"val": trained.val_score, "steps": trained.steps, "seconds": trained.seconds})
-    sign = 1 if task.score.higher_is_better else -1
-    best = max(table, key=lambda row: sign * row["val"])["loss"]
-    default = next(iter(ways))
-    gain = difference(task.score, task.labels("val"), [outputs[best]], [outputs[default]], task.groups("val"))
-    for row in table:
-        row["won"] = row["loss"] == (best if gain.low > 0 else default)
-    return ways[best if gain.low > 0 else default], table
+    ways = [control if name == "labels" else replace(base, loss=name) for name in losses]
+    ways = [way for way in ways if loss_of(way.loss, task.kind).needs <= store.has]
+    tried: dict[Training, Try] = {}
+    chosen = contest(build, task, store, ways, tried)
+    if chosen.loss not in WITHOUT_TEMPERATURE:
+        known = [t for t in temperatures if "all" in store.has or t in store.temperatures]
+        chosen = contest(
+            build, task, store, [chosen, *(replace(chosen, temperature=t) for t in known)], tried
+        )
+    return chosen, [one.row | {"won": way == chosen} for way, one in tried.items()]
+
+
+@dataclass
+class Try:
+    """One way of training tried: its row of the table, and its outputs (rows, outputs) on val."""
+
+    row: dict[str, Any]
+    outputs: np.ndarray
+
+
+def contest(
+    build: Builder, task: Task, store: SoftTargets, ways: Sequence[Training], tried: dict[Training, Try]
+) -> Training:
+    """Train the same student in every way that is not in `tried` yet, and say which won; the first is the
+    default, and the differences written down are from it."""
+    for way in ways:
+        if way not in tried:
+            tried[way] = try_way(build, task, store, way)
+            tried[way].row.update(compare(task, tried[way].outputs, tried[ways[0]].outputs))
+    best = max(ways, key=lambda way: goodness(task, tried[way].row["val"]))
+    gain = compare(task, tried[best].outputs, tried[ways[0]].outputs)["gain_low"]
+    diverged = np.isnan(tried[ways[0]].row["val"])
+    return best if diverged or (gain is not None and gain > 0) else ways[0]
+
+
+def try_way(build: Builder, task: Task, store: SoftTargets, way: Training) -> Try:
+    trained = train(build(way.seed), task, store, way)
+    row = {"loss": way.loss, "learning_rate": way.learning_rate, "temperature": way.temperature}
+    row |= {"val": trained.val_score, "steps": trained.steps, "seconds": trained.seconds}
+    return Try(row, predict(trained.module, task, "val"))
+
+
+def compare(task: Task, ours: np.ndarray, default: np.ndarray) -> dict[str, float | None]:
+    """How much better than the default on val, paired by rows, in the score's own units."""
+    if not (np.isfinite(ours).all() and np.isfinite(default).all()):
+        return dict.fromkeys(("gain", "gain_low", "gain_high"))
+    found = difference(task.score, task.labels("val"), [ours], [default], task.groups("val"))
+    return {"gain": found.value, "gain_low": found.low, "gain_high": found.high}
