@@ -1,0 +1,136 @@
+"""A distillation step of this package ÷ the same step in a bare torch loop, in interleaved blocks.
+
+`python -P tests/perf/step_ratio.py`, under three minutes. Ours goes through the task's views, the soft-target
+store and `family.train`'s step. The bare loop holds every view and every logit as tensors in memory: same rows,
+same model, same `kd` + labels loss, same fused AdamW and rate. It is the floor, not a competitor: it spends
+the memory that the store and replayed views save.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmark import host
+from family import spaces
+from family.soft_targets import SoftTargets, open_store
+from family.tasks import DataOptions, open_task
+from family.train import one_thread, plan_batches, set_rate, step_loss
+from family.types import Task, Training
+
+BLOCKS, STEPS, VIEWS = 9, 20, 4
+Step = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class DrawnTeacher:
+    """Random logits: what they say does not change what a step costs."""
+
+    outputs_wide: int
+    fingerprint: str = "drawn"
+
+    def outputs(self, split: str, rows: np.ndarray, view: int) -> np.ndarray:
+        rng = np.random.default_rng([len(split), view, int(rows[0])])
+        return rng.normal(0, 3, (len(rows), self.outputs_wide)).astype(np.float32)
+
+
+def write_pictures(folder: Path) -> DataOptions:
+    """2,000 pictures of 3 × 32 × 32 in ten classes, half of them without labels kept."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
+    np.savez(folder / "pictures.npz", images=images, label=np.arange(2000) % 10)
+    return DataOptions("pictures.npz", folder, views=VIEWS, augment="auto", keep_labels=600)
+
+
+def our_step(task: Task, store: SoftTargets, training: Training, module: torch.nn.Module) -> Step:
+    plan = plan_batches(task, training, with_transfer=True)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True)
+
+    def step(number: int) -> None:
+        set_rate(optimiser, training, number)
+        torch.manual_seed(training.seed * 1_000_003 + number)
+        loss = step_loss(module, task, store, training, plan, number, "cpu")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def bare_step(task: Task, store: SoftTargets, training: Training, module: torch.nn.Module) -> Step:
+    """Inputs (views, rows, …), logits (views, rows, k) and labels (rows,) of train + transfer lie in memory."""
+    plan = plan_batches(task, training, with_transfer=True)
+    first = task.rows("train")
+    splits = [s for s in ("train", "transfer") if task.rows(s)]
+    inputs = torch.stack(
+        [torch.cat([task.inputs(s, np.arange(task.rows(s)), v)[0] for s in splits]) for v in range(store.views)]
+    )
+    logits = torch.from_numpy(np.concatenate([store.arrays[s]["logits"] for s in splits], 1)).float()
+    labels = torch.full((inputs.shape[1],), -1)
+    labels[:first] = torch.from_numpy(task.labels("train"))
+    rows, views = torch.from_numpy(plan.rows + plan.transfer * first), torch.from_numpy(plan.views)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True)
+
+    def step(number: int) -> None:
+        row, view = rows[number], views[number]
+        outputs = module(inputs[view, row])
+        known = labels[row]
+        t = training.temperature
+        theirs = (logits[view, row] / t).log_softmax(1)
+        taught = t * t * F.kl_div((outputs / t).log_softmax(1), theirs, reduction="none", log_target=True).sum(1)
+        weight = training.label_weight * (known >= 0).float()
+        hard = F.cross_entropy(outputs, known, reduction="none", ignore_index=-1)
+        loss = ((1 - weight) * taught + weight * hard).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def compare(task: Task, store: SoftTargets, space: spaces.StudentSpace, pick: Callable, batch: int) -> str:
+    """One line: ms of both, and the median, least and greatest ratio of neighbouring blocks."""
+    training = Training("kd", 1e-3, (BLOCKS + 1) * STEPS, seed=0, batch=batch, views=store.views)
+    build = [spaces.build_student(space, pick(space), task, 0).train() for _ in range(2)]
+    ours, bare = our_step(task, store, training, build[0]), bare_step(task, store, training, build[1])
+    times = []
+    for block in range(BLOCKS + 1):
+        pair = {}
+        for step in (ours, bare) if block % 2 else (bare, ours):
+            start = time.perf_counter()
+            for number in range(block * STEPS, (block + 1) * STEPS):
+                step(number)
+            pair[step] = (time.perf_counter() - start) / STEPS
+        times.append((pair[ours], pair[bare]))
+    both = 1e3 * np.array(times[1:])
+    ratio = both[:, 0] / both[:, 1]
+    mine, floor = np.median(both, 0)
+    size = f"{space.name} {pick.__name__}"
+    weights = spaces.count_parameters(build[0])
+    return f"{size:16}{weights:10,}{batch:7}{mine:9.3f}{floor:9.3f}{np.median(ratio):8.2f}  {ratio.min():.2f} to {ratio.max():.2f}"
+
+
+def main() -> None:
+    print(f"{host()['cpu']}, torch {torch.__version__}, one thread; {BLOCKS} blocks of {STEPS} steps")
+    print(f"{'data':10}{'student':16}{'weights':>10}{'batch':>7}{'ours ms':>9}{'bare ms':>9}{'ratio':>8}  range")
+    with tempfile.TemporaryDirectory() as name, one_thread():
+        folder = Path(name)
+        sources = {"digits": DataOptions("digits", folder, views=VIEWS, augment="auto"), "32 x 32": write_pictures(folder)}
+        for label, options in sources.items():
+            task = open_task(options, folder / "cache")
+            store = open_store(DrawnTeacher(10), task, VIEWS, folder / "soft-targets")
+            for space in (spaces.conv(), spaces.mlp()):
+                for pick in (spaces.smallest, spaces.middle, spaces.largest):
+                    batch = 64
+                    print(f"{label:10}" + compare(task, store, space, pick, batch), flush=True)
+
+
+if __name__ == "__main__":
+    main()
