@@ -229,15 +229,22 @@ def file_key(path: Path) -> str:
 
 
 def open_factory(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
-    module = load(options.path, folder, "teacher")()
+    make = load(options.path, folder, "teacher")
+    try:
+        module = make()
+    except Exception as problem:  # whatever a user's function raises is the user's to mend
+        text = f"{options.path} failed: {type(problem).__name__}: {first_line(problem)}"
+        raise mistake("teacher", text) from problem
     if not isinstance(module, torch.nn.Module):
         raise mistake(
             "teacher", f"{options.path} must return a torch.nn.Module. Got {type(module).__name__}."
         )
-    state = hashlib.sha256(
-        b"".join(v.cpu().contiguous().numpy().tobytes() for v in module.state_dict().values())
-    ).hexdigest()
-    return ask_module(module.eval(), options, task, content_id(options.path, state))
+    return ask_module(module.eval(), options, task, content_id(options.path, hash_weights(module)))
+
+
+def hash_weights(module: torch.nn.Module) -> str:
+    state = module.state_dict().values()
+    return hashlib.sha256(b"".join(v.cpu().contiguous().numpy().tobytes() for v in state)).hexdigest()[:16]
 
 
 def open_program(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
@@ -260,14 +267,31 @@ def ask_module(module: torch.nn.Module, options: TeacherOptions, task: Task, key
             raise mistake(
                 "teacher", f"fails on the data's inputs ({shapes}): {first_line(problem)}"
             ) from problem
-        if isinstance(said, Mapping):
-            said = said[options.output] if options.output else next(iter(said.values()))
-        if isinstance(said, tuple | list):
-            said = said[int(options.output or 0)]
-        return np.asarray(said.numpy())
+        return np.asarray(pick_output(said, options).numpy())
 
     parameters = sum(p.numel() for p in module.parameters())
     return Asked(ask, key, cost={"parameters": parameters, "size_kb": 4 * parameters / 1000})
+
+
+def pick_output(said: Any, options: TeacherOptions) -> torch.Tensor:
+    """The tensor that `teacher.output` names: a key of a mapping, a position in a tuple, or the first."""
+    there = (
+        said
+        if isinstance(said, Mapping)
+        else dict(enumerate(said))
+        if isinstance(said, tuple | list)
+        else {0: said}
+    )
+    named = {str(key): value for key, value in there.items() if isinstance(value, torch.Tensor)}
+    if not named:
+        raise mistake("teacher", f"{options.path} gives no tensor. Got {type(said).__name__}.")
+    if options.output is None:
+        return next(iter(named.values()))
+    if options.output not in named:
+        raise mistake(
+            "teacher.output", f"'{options.output}' is no output of {options.path}. It has {', '.join(named)}."
+        )
+    return named[options.output]
 
 
 def first_line(problem: BaseException) -> str:
@@ -351,9 +375,12 @@ def open_stored(options: TeacherOptions, task: Task, folder: Path, cache: Path) 
             "teacher",
             f"{options.path} holds no stored outputs '{options.output or 'outputs'}': {first_line(problem)}",
         ) from problem
-    total = sum(task.rows(split) for split in ("train", "transfer", "val", "test"))
-    if len(table) < total:
-        raise mistake("teacher", f"{options.path} holds outputs for {len(table)} rows; the data has {total}.")
+    splits: tuple[Split, ...] = ("train", "transfer", "val", "test")
+    needed = 1 + max(int(task.row_ids(split).max(initial=0)) for split in splits)
+    if len(table) < needed:
+        raise mistake(
+            "teacher", f"{options.path} holds outputs for {len(table)} rows; the data has {needed}."
+        )
     notes = ("teacher: stored outputs, one clean view; students see no augmentation",)
     return Asked(
         lambda split, rows, _: table[task.row_ids(split)[rows]], file_key(path), views=1, notes=notes
@@ -362,7 +389,7 @@ def open_stored(options: TeacherOptions, task: Task, folder: Path, cache: Path) 
 
 def read_stored(path: Path, name: str) -> np.ndarray:
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return np.asarray(archive[name], np.float32)
     frame = pd.read_parquet(path)
     if name in frame:
@@ -372,13 +399,12 @@ def read_stored(path: Path, name: str) -> np.ndarray:
 
 def open_digits(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
     """The built-in teacher of the built-in data: trained by the first run with all labels of train, then kept."""
-    from family.builtin_teacher import digits_teacher, training_id
+    from family.builtin_teacher import digits_teacher
 
     if task.classes != tuple(str(i) for i in range(10)):
         raise mistake("teacher", "'digits' teaches the built-in data 'digits' alone.")
-    asked = ask_module(
-        digits_teacher(task, cache), replace(options, preprocess=None), task, f"digits-{training_id(task)}"
-    )
+    teacher = digits_teacher(task, cache)
+    asked = ask_module(teacher, replace(options, preprocess=None), task, f"digits-{hash_weights(teacher)}")
     return replace(
         asked,
         notes=(
