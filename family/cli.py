@@ -35,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = "; the same command goes on" if command is build_command else ""
         say(f"stopped{again}")
         return 130
-    except (Mistakes, RunInUse) as problem:
+    except Mistakes as problem:
+        say("\n".join(f"{m.where} {m.message}".strip() for m in problem.mistakes))
+        return 2
+    except RunInUse as problem:
         say(str(problem))
         return 2
     except RunFailed as problem:
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001  the last resort: one line for the user, a log for us
         say(explain_failure(problem, Path.cwd()))
         return 1
 
@@ -62,7 +65,7 @@ def explain_failure(problem: Exception, folder: Path) -> str:
 
 
 def keep_traceback(problem: Exception, folder: Path) -> Path | None:
-    """Write the log into the run folder where there is one, else beside the user, else among temporary files."""
+    """Write the log into the run folder, else the working folder, else where temporary files go."""
     text = "".join(traceback.format_exception(problem))
     for place in (folder, Path.cwd(), Path(tempfile.gettempdir())):
         try:
@@ -94,7 +97,7 @@ def build_command(arguments: Sequence[str]) -> int:
         return tell_mistakes(problem, options.budgets, options.json)
     except (RunInUse, RunFailed, BrokenPipeError):
         raise
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001  as in main, but the log belongs into the run folder
         say(explain_failure(problem, run or Path.cwd()))
         return 1
     print(json.dumps(dict(outcome.family), indent=1) if options.json else outcome.table, flush=True)
@@ -122,7 +125,8 @@ def explain_command(name: str) -> int:
     else:
         known = ", ".join(COMMANDS)
         say(
-            f"There is no command '{name}'. Commands: {known}; without one: --budgets FILE.{did_you_mean(name, COMMANDS)}"
+            f"There is no command '{name}'. Commands: {known}; without one: --budgets FILE."
+            + did_you_mean(name, COMMANDS)
         )
     return 2
 
@@ -175,23 +179,16 @@ def describe_command(command: Callable[[Sequence[str]], int]) -> argparse.Argume
 
 def init_command(arguments: Sequence[str]) -> int:
     """write a commented budgets.yaml for your data"""
-    from family.init import add_options, init
+    from family.init import init
 
-    parser = describe_command(init_command)
-    add_options(parser)
-    return init(parser.parse_args(arguments), print, say)
+    return init(arguments)
 
 
 def doctor_command(arguments: Sequence[str]) -> int:
     """what this machine can do: each target usable or not, why not, what to install"""
-    from family.doctor import examine, format_findings
+    from family.doctor import doctor
 
-    parser = describe_command(doctor_command)
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    options = parser.parse_args(arguments)
-    found = examine()
-    print(json.dumps(found, indent=1) if options.json else format_findings(found))
-    return 0
+    return doctor(arguments)
 
 
 def report_command(arguments: Sequence[str]) -> int:

@@ -30,7 +30,7 @@ from family.spec_checks import (
     can_target_answer,
     check_meaning,
 )
-from family.spec_mistakes import translate_errors
+from family.spec_mistakes import show, translate_errors
 from family.yaml_lines import Document, find_duplicates, find_line, format_mistakes, read_document
 
 __all__ = ["Budget", "DataSpec", "Spec", "TeacherSpec", "format_mistakes", "read_spec", "schema"]
@@ -48,6 +48,7 @@ Count = Annotated[int, Strict(), Field(gt=0)]
 Flag = Annotated[bool, Strict()]
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 Auto = Literal["auto"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Cost = Literal["latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m"]
 
 
@@ -238,11 +239,36 @@ class ExportSpec(Part):
 
 
 def read_path(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
+    """A plain string as a mapping."""
+    if isinstance(value, dict | BaseModel):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(  # noqa: TRY004  pydantic collects ValueErrors
+            f"must be a path, or a mapping with path. Got {show(value)}"
+        )
+    return {"path": value}
 
 
 def read_teachers(value: Any) -> Any:
-    return [read_path(each) for each in (value if isinstance(value, list) else [value])]
+    if isinstance(value, str | dict | list | BaseModel):
+        return value if isinstance(value, list) else [value]
+    raise ValueError(  # noqa: TRY004
+        f"must be a path, a mapping with path, or a list of those. Got {show(value)}"
+    )
+
+
+def read_students(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(  # noqa: TRY004
+            f"must be a mapping, such as {{space: {value if value in SPACES else SPACES[0]}}}. Got {value!r}"
+        )
+    return value
+
+
+def read_device(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() in ("gpu", "cuda:0", "nvidia"):
+        raise ValueError(f"must be auto, cpu, cuda or mps. Got {value!r}. Did you mean 'cuda'?")
+    return value
 
 
 OneTeacher = str | TeacherSpec
@@ -261,20 +287,20 @@ class Spec(Part):
     """accuracy, exact_match, macro_f1, auroc, rmse, mae, r2; default: by the kind of labels."""
     data: Annotated[DataSpec, BeforeValidator(read_path, json_schema_input_type=str | DataSpec)]
     teacher: Annotated[
-        list[TeacherSpec],
+        list[Annotated[TeacherSpec, BeforeValidator(read_path, json_schema_input_type=OneTeacher)]],
         BeforeValidator(
             read_teachers,
             json_schema_input_type=OneTeacher | Annotated[list[OneTeacher], Field(min_length=1)],
         ),
         Field(min_length=1),
     ]
-    students: StudentsSpec
+    students: Annotated[StudentsSpec, BeforeValidator(read_students, json_schema_input_type=StudentsSpec)]
     budgets: Annotated[dict[SafeName, Budget], Field(min_length=1)]
     targets: dict[str, TargetSpec] = Field(default_factory=dict)
     distill: DistillSpec = DistillSpec()
     search: SearchSpec = SearchSpec()
     export: ExportSpec = ExportSpec()
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Annotated[Device, BeforeValidator(read_device, json_schema_input_type=Device)] = "auto"
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
     def main_cost(self, target: str) -> str:

@@ -53,7 +53,8 @@ def explain(place: Place, errors: list[Any], model: type[BaseModel]) -> Mistake:
     if first["type"] == "missing":
         return Mistake(where, explain_missing(place, model))
     if first["type"] == "value_error":
-        return Mistake(where, f"{first['ctx']['error']}.")
+        said = str(first["ctx"]["error"])
+        return Mistake(where, said if said.endswith("?") else f"{said}.")
     if first["type"] == "string_pattern_mismatch":
         said = (
             "names a folder: it must begin with a letter, digit or '_' and hold letters, digits, - _ . only."
@@ -108,7 +109,8 @@ def say_allowed(error: Any) -> str:
         bound = (
             f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
         )
-        return f"a {what} of {bound}"
+        counted = "one entry" if bound == "at least 1" else f"{bound.split()[-1]} entries"
+        return f"a {what} of {bound.rpartition(' ')[0]} {counted}"
     return str(error["msg"]).removeprefix("Input should be ")
 
 
