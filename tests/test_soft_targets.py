@@ -5,7 +5,8 @@ import pytest
 from fake_task import CountingTeacher, open_npz, open_numbers, say
 from scipy.special import logsumexp
 
-from family.soft_targets import TEMPERATURES, open_store, score_outputs, sparse_fields
+from family.errors import Mistakes
+from family.soft_targets import TEMPERATURES, SoftTargets, open_store, score_outputs, sparse_fields
 from family.train import plan_batches
 from family.types import Training
 
@@ -22,7 +23,7 @@ def test_dense_logits_come_back_as_said(task, tmp_path):
     store = open_store(CountingTeacher(3), task, 2, tmp_path / "store")
     for split in ("train", "transfer"):
         said = np.concatenate([say(split, ROWS[i : i + 1], VIEWS[i], 3) for i in range(4)])
-        assert np.allclose(store.batch(split, ROWS, VIEWS).logits.numpy(), said, rtol=1e-3)
+        assert np.allclose(store.batch(split, ROWS, VIEWS).logits.numpy(), said, atol=5e-3)
     assert store.dense
     assert "all" in store.has
 
@@ -42,11 +43,15 @@ def test_sparse_store_keeps_the_top_the_moments_and_the_rest(task, tmp_path):
 
 
 def test_rest_is_the_logsumexp_of_the_others_at_each_temperature():
-    said = np.random.default_rng(0).normal(0, 4, (3, 200)).astype(np.float32)
-    fields = sparse_fields(said)
-    for row in range(3):
-        others = np.delete(said[row].astype(np.float64), fields["ids"][row])
-        assert np.allclose(fields["rest"][row], [logsumexp(others / t) for t in TEMPERATURES], rtol=1e-6)
+    said = np.random.default_rng(0).normal(40, 4, (3, 200)).astype(np.float32)
+    arrays = {name: values[None] for name, values in sparse_fields(said).items()}
+    rows = np.arange(3)
+    batch = SoftTargets("", 1, 200, 0, {"train": arrays}).batch("train", rows, rows * 0)
+    for row in rows:
+        z = (said[row] - said[row].mean()) / said[row].std()
+        sides = [np.delete(side.astype(np.float64), batch.ids[row]) for side in (said[row], z)]
+        expected = [logsumexp(side / t) for side in sides for t in TEMPERATURES]
+        assert np.allclose(batch.rest[row], expected, rtol=1e-3, atol=5e-3)
 
 
 def test_the_teacher_is_asked_once(task, tmp_path):
@@ -83,9 +88,9 @@ def test_a_teacher_that_fails_midway_leaves_nothing_to_read(task, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         open_store(Failing(3), task, 1, tmp_path / "store")
-    assert [p.name[0] for p in (tmp_path / "store").iterdir()] == ["."]
+    assert {p.name[0] for p in (tmp_path / "store").iterdir()} == {"."}
     store = open_store(CountingTeacher(3), task, 1, tmp_path / "store")
-    assert np.allclose(store.arrays["train"]["logits"][0], say("train", np.arange(20), 0, 3), rtol=1e-3)
+    assert np.allclose(store.arrays["train"]["logits"][0], say("train", np.arange(20), 0, 3), atol=5e-3)
 
 
 def test_values_of_any_size_are_kept(tmp_path):
@@ -114,3 +119,22 @@ def test_a_plan_sees_every_row_once_per_epoch(task):
     seen = list(zip(plan.transfer.ravel().tolist(), plan.rows.ravel().tolist(), strict=True))
     total = task.rows("train") + task.rows("transfer")
     assert len(set(seen[:total])) == min(total, len(seen))
+
+
+def test_a_damaged_store_is_made_anew(task, tmp_path):
+    teacher = CountingTeacher(3)
+    store = open_store(teacher, task, 1, tmp_path / "store")
+    array = tmp_path / "store" / store.fingerprint / "train-logits.npy"
+    content = bytearray(array.read_bytes())
+    content[-3] ^= 0xFF
+    array.write_bytes(bytes(content))
+    again = open_store(teacher, task, 1, tmp_path / "store")
+    assert teacher.calls == 4
+    assert np.array_equal(again.arrays["train"]["logits"], store.arrays["train"]["logits"])
+
+
+def test_stored_outputs_have_one_view(task, tmp_path):
+    teacher = CountingTeacher(3)
+    teacher.views = 1
+    with pytest.raises(Mistakes, match=r"at most 1 with this teacher. Got 2"):
+        open_store(teacher, task, 2, tmp_path / "store")
