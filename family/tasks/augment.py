@@ -15,7 +15,10 @@ from family.errors import mistake
 
 @dataclass(frozen=True)
 class Augment:
-    """shift: largest translation as a share of the side. flip: "", "horizontal", "vertical". scale: of amplitudes."""
+    """shift: largest translation as a share of the side.
+
+    flip: "", "horizontal", "vertical". scale: of amplitudes.
+    """
 
     shift: float = 0.0
     flip: str = ""
@@ -27,11 +30,25 @@ class Augment:
 
 
 def read_augment(asked: Any, kind: str, side: int) -> Augment:
-    """`auto` is conservative: images are shifted by up to an eighth, series scaled by up to a tenth."""
+    """`auto` is conservative: images are shifted by up to an eighth, series scaled by up to a tenth.
+
+    `side`: the student's shorter side in pixels, which a shift must stay below. Raises Mistakes.
+    """
+    check_augment(asked, kind)
     if asked in (None, "none"):
         return Augment()
     if asked == "auto":
         return {"images": Augment(shift=1 / 8), "series": Augment(scale=0.1)}.get(kind, Augment())
+    shift = float(asked.get("shift", 0))
+    if shift >= side:
+        raise mistake("data.augment.shift", f"must be below the students' side of {side} px. Got {shift:g}.")
+    return Augment(shift / side, asked.get("flip", ""), float(asked.get("scale", 0)))
+
+
+def check_augment(asked: Any, kind: str) -> None:
+    """Raises Mistakes for what is no augmentation, or none for this kind of data."""
+    if asked in (None, "none", "auto"):
+        return
     if not isinstance(asked, Mapping):
         raise mistake(
             "data.augment", f"must be auto, none or a mapping of shift, flip, scale. Got {asked!r}."
@@ -48,7 +65,10 @@ def read_augment(asked: Any, kind: str, side: int) -> Augment:
         )
     if asked.get("flip", "") not in ("", "horizontal", "vertical"):
         raise mistake("data.augment.flip", f"must be horizontal or vertical. Got {asked['flip']!r}.")
-    return Augment(float(asked.get("shift", 0)) / side, asked.get("flip", ""), float(asked.get("scale", 0)))
+    for name in ("shift", "scale"):
+        value = asked.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise mistake(f"data.augment.{name}", f"must be a number of at least 0. Got {value!r}.")
 
 
 def draw(seed: int, view: np.ndarray, row: np.ndarray, which: int) -> np.ndarray:
@@ -89,7 +109,8 @@ def view_images(
     flat = torch.from_numpy(
         np.ascontiguousarray((ys[:, :, None] * width + xs[:, None, :]).reshape(len(x), 1, -1))
     )
-    return x.flatten(2).gather(2, flat.expand(-1, x.shape[1], -1)).unflatten(2, (height, width))
+    moved: Tensor = x.flatten(2).gather(2, flat.expand(-1, x.shape[1], -1)).unflatten(2, (height, width))
+    return moved
 
 
 def view_series(x: Tensor, augment: Augment, seed: int, row: np.ndarray, view: np.ndarray) -> Tensor:

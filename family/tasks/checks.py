@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +13,18 @@ from family.tasks.options import Source
 from family.tasks.sources import decode
 
 SHOWN = 5
+
+
+def collect(*steps: Callable[[], object]) -> None:
+    """Run every step; then raise the Mistakes of all that failed, together."""
+    found: list[Mistake] = []
+    for step in steps:
+        try:
+            step()
+        except Mistakes as problem:
+            found += problem.mistakes
+    if found:
+        raise Mistakes(found)
 
 
 def check_values(source: Source) -> None:
@@ -72,14 +84,18 @@ def image_sizes(source: Source) -> set[tuple[int, int]]:
 
 
 def warn_of_duplicates(keys: np.ndarray, splits: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Rows of val or test that stand, equal to the last bit, in train or transfer too."""
-    taught = set(keys[np.concatenate([splits["train"], splits["transfer"]])].tolist())
+    """Rows of one split that stand, equal to the last bit, in one that came before it."""
+    taught = np.concatenate([splits["train"], splits["transfer"]])
     found = []
-    for name in ("val", "test"):
-        again = sum(key in taught for key in keys[splits[name]].tolist())
+    for name, there, where in (
+        ("val", taught, "train or transfer"),
+        ("test", taught, "train or transfer"),
+        ("test", splits["val"], "val"),
+    ):
+        again = int(np.isin(keys[splits[name]], keys[there]).sum())
         if again:
             found.append(
-                f"{again} of {len(splits[name])} {name} rows stand in train or transfer too: scores are flattered"
+                f"{again} of {len(splits[name])} {name} rows stand in {where} too: scores are flattered"
             )
     return tuple(found)
 

@@ -26,8 +26,8 @@ from export import (
 )
 from family.errors import mistake
 from family.run_folder import content_id, write_beside
-from family.tasks.augment import Augment, read_augment, view_images, view_series
-from family.tasks.checks import check_values, image_sizes, row_keys, warn_of_duplicates
+from family.tasks.augment import Augment, check_augment, read_augment, view_images, view_series
+from family.tasks.checks import check_values, collect, image_sizes, row_keys, warn_of_duplicates
 from family.tasks.options import DataOptions, Source
 from family.tasks.sources import IMAGE_ENDINGS, decode, load_arrays, near, read_source
 from family.tasks.splits import split_rows
@@ -35,13 +35,17 @@ from family.types import Kind, Split
 from reports import SCORES, Score
 
 IN_MEMORY = 512_000_000
+TASKS = ("images", "table", "series")
 FEW_VALUES = 20  # numeric labels with more distinct values than this are a regression
 DIGITS_LABELLED = 200
 
 
 @dataclass(frozen=True, eq=False)
 class DataTask:
-    """See `family.types.Task`. `body_arrays`: what the front gives for every row, clean; memory-mapped where large."""
+    """See `family.types.Task`.
+
+    `body_arrays`: what the front gives for every row, clean; memory-mapped where large.
+    """
 
     name: str
     kind: Kind
@@ -71,7 +75,7 @@ class DataTask:
         return self.splits[split]
 
     def labels(self, split: Split) -> np.ndarray:
-        return self.truth[self.splits[split]]
+        return np.asarray(self.truth[self.splits[split]])
 
     def groups(self, split: Split) -> np.ndarray | None:
         return None if self.source.groups is None else self.source.groups[self.splits[split]]
@@ -97,8 +101,12 @@ class DataTask:
     def teacher_inputs(
         self, split: Split, rows: np.ndarray, view: int, preprocess: Mapping[str, Any] | None
     ) -> tuple[np.ndarray, ...]:
-        """Images: float32 in 0..1 (batch, channels, height, width) unless `preprocess` says otherwise, the view applied
-        as the same share of the side. Tables and series: what the shipped student takes, series with the view applied."""
+        """Images: float32 in 0..1 (batch, channels, height, width) unless `preprocess` says otherwise.
+
+        The view is applied as the same share of the side; a mean or deviation above 1 is in the pixels'
+        own units.
+        Tables and series: what the shipped student takes, series with the view applied.
+        """
         ids = self.splits[split][rows]
         if isinstance(self.front, ImageFront):
             return (teacher_images(self, ids, view, preprocess or {}),)
@@ -112,10 +120,21 @@ class DataTask:
         return tuple(raw.values())
 
     def teacher_train_labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (positions in the data) of train and transfer, and the labels that the data itself holds for them:
-        what the owner of a built-in teacher trained it with."""
+        """Rows (positions in the data) of train and transfer, and the labels that the data holds for them.
+
+        What the owner of a built-in teacher trained it with.
+        """
         ids = np.concatenate([self.splits["train"], self.splits["transfer"]])
         return ids, self.truth[ids]
+
+    @property
+    def class_counts(self) -> tuple[int, ...] | None:
+        """Train rows of each class, or with each label; None for a regression."""
+        if self.classes is None:
+            return None
+        taught = self.labels("train")
+        counts = taught.sum(0) if taught.ndim == 2 else np.bincount(taught, minlength=len(self.classes))
+        return tuple(int(count) for count in counts)
 
     def describe(self) -> dict[str, Any]:
         """Rows per split and per class, for the report."""
@@ -124,9 +143,8 @@ class DataTask:
             "kind": self.kind,
             "rows": {s: len(r) for s, r in self.splits.items()},
         }
-        if self.classes and self.kind == "classification":
-            counts = np.bincount(self.labels("train"), minlength=len(self.classes))
-            found["train_labels"] = dict(zip(self.classes, counts.tolist(), strict=True))
+        if self.classes and self.class_counts:
+            found["train_labels"] = dict(zip(self.classes, self.class_counts, strict=True))
         return found | {"augment": vars(self.augment), "views": self.views}
 
 
@@ -134,15 +152,19 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
     """Read, check, split and prepare the data. Raises Mistakes with what is wrong."""
     if options.path == "digits" and options.keep_labels is None:
         options = replace(options, keep_labels=DIGITS_LABELLED)
-    if options.task and options.task not in ("images", "table", "series"):
+    if options.task and options.task not in TASKS:
         raise mistake(
             "task",
-            f"must be images, table or series. Got '{options.task}'.{near(options.task, ['images', 'table', 'series'])}",
+            f"must be {', '.join(TASKS)}. Got '{options.task}'.{near(options.task, TASKS)}",
         )
     source = read_source(options)
     if options.task and options.task != source.kind:
         raise mistake("task", f"says {options.task}; {options.path} holds {source.kind}.")
-    check_values(source)
+    collect(
+        lambda: check_values(source),
+        lambda: pick_score(options, read_labels(source, options)[0]),
+        lambda: check_augment(options.augment, source.kind),
+    )
     kind, classes, truth, notes = read_labels(source, options)
     score = pick_score(options, kind)
     codes = truth if kind == "classification" else np.zeros(len(truth), np.int64)
@@ -194,8 +216,17 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
 def read_labels(
     source: Source, options: DataOptions
 ) -> tuple[Kind, tuple[str, ...] | None, np.ndarray, list[str]]:
-    """Kind, class names, and truth: (rows,) int64 | (rows, k) float32. Rows without a label get code 0 or NaN."""
+    """Kind, class names, and truth: (rows,) int64 | (rows, k) float32.
+
+    Rows without a label get code 0 or NaN.
+    """
     labels, known = source.labels, source.known
+    if labels.ndim > 2:
+        raise mistake(
+            "data.label",
+            f"must be (rows,) or (rows, labels). Got {labels.shape}; "
+            "segmentation and detection are not supported.",
+        )
     if labels.ndim == 2 and labels.shape[1] > 1 and set(np.unique(labels[known])) <= {0, 1}:
         names = tuple(str(i) for i in range(labels.shape[1]))
         return (
@@ -204,10 +235,13 @@ def read_labels(
             labels.astype(np.float32),
             [f"labels: multi-label, {labels.shape[1]} classes"],
         )
-    if labels.dtype.kind == "f" and labels.ndim == 1 and not (labels[known] % 1).any():
+    finite = labels.dtype.kind == "f" and bool(np.isfinite(labels[known]).all())
+    if finite and labels.ndim == 1 and not (labels[known] % 1).any():
         labels = np.where(known, labels, -1).astype(np.int64)  # whole numbers, floats only for the gaps
     numeric = labels.dtype.kind == "f" or (labels.dtype.kind == "O" and pd_numeric(labels[known]))
-    wants_values = options.score in ("rmse", "mae", "r2")
+    wants_values = options.score in ("rmse", "mae", "r2") and castable(labels[known])
+    if labels.ndim == 2 and not castable(labels[known]):
+        raise mistake("data.label", "holds text; several labels a row must be numbers.")
     if wants_values or labels.ndim == 2 or (numeric and len(set(labels[known].tolist())) > FEW_VALUES):
         values = np.where(known.reshape(-1, *[1] * (labels.ndim - 1)), labels, np.nan).astype(np.float32)
         return (
@@ -225,6 +259,14 @@ def read_labels(
     code = {name: i for i, name in enumerate(classes)}
     truth = np.array([code.get(v, 0) for v in text], np.int64)
     return "classification", tuple(classes), truth, [f"labels: {len(classes)} classes"]
+
+
+def castable(values: np.ndarray) -> bool:
+    try:
+        values.astype(np.float32)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def pd_numeric(values: np.ndarray) -> bool:
@@ -277,7 +319,8 @@ def join_transfer(
     }:
         raise mistake(
             "data.transfer",
-            f"has inputs {[v.shape[1:] for v in pool.columns.values()]}, the data has {[v.shape[1:] for v in source.columns.values()]}.",
+            f"has inputs {[v.shape[1:] for v in pool.columns.values()]}, "
+            f"the data has {[v.shape[1:] for v in source.columns.values()]}.",
         )
     rows = np.arange(source.rows, source.rows + count)
     blank = np.zeros((count, *truth.shape[1:]), truth.dtype)
@@ -440,8 +483,12 @@ def teacher_images(task: DataTask, ids: np.ndarray, view: int, preprocess: Mappi
     if view and task.augment.changes:
         assert isinstance(task.front, ImageFront)
         pixels = view_images(pixels, task.augment, task.seed, ids, np.full(len(ids), view), task.front.size)
+    if preprocess.get("channels") and pixels.shape[1] == 1:
+        pixels = pixels.expand(-1, 3, -1, -1)
     if preprocess.get("channels") == "bgr":
         pixels = pixels.flip(1)
+    if max((abs(v) for name in ("mean", "std") for v in preprocess.get(name) or ()), default=0) > 1:
+        pixels = pixels * pixel_peak(task)  # such mean and deviation are in the pixels' own units
     for name, apply in (("mean", torch.sub), ("std", torch.div)):
         if preprocess.get(name) is not None:
             values = torch.tensor(preprocess[name], dtype=torch.float32).reshape(1, -1, 1, 1)
@@ -451,8 +498,13 @@ def teacher_images(task: DataTask, ids: np.ndarray, view: int, preprocess: Mappi
     return np.ascontiguousarray(pixels.numpy(), np.float32)
 
 
+def pixel_peak(task: DataTask) -> float:
+    """What a teacher's pixels are divided by: floats stay as they are."""
+    return task.source.peak if isinstance(task.front, ImageFront) and task.front.dtype == "uint8" else 1.0
+
+
 def teacher_pixels(task: DataTask, ids: np.ndarray, size: Any) -> Tensor:
-    """float32 (n, channels, height, width): uint8 pixels divided by 255 (digits by 16), floats as they are."""
+    """float32 (n, channels, height, width): uint8 pixels over 255 (digits over 16), floats as they are."""
     front = task.front
     assert isinstance(front, ImageFront)
     wanted = (size, size) if isinstance(size, int) else tuple(size) if size else None
@@ -460,7 +512,7 @@ def teacher_pixels(task: DataTask, ids: np.ndarray, size: Any) -> Tensor:
         raise mistake("teacher.preprocess.size", "must be given: the images are of different sizes.")
     height, width = {"hw": front.raw, "hwc": front.raw[:2], "chw": front.raw[1:]}[front.layout]
     size = wanted or (int(height or 0), int(width or 0))
-    scale = task.source.peak if front.dtype == "uint8" else 1.0
+    scale = pixel_peak(task)
     plain = replace(front, size=size, mean=(0.0,) * front.channels, std=(scale,) * front.channels)
     chunks = [ids[i : i + 1] for i in range(len(ids))] if task.ragged else [ids]
     return torch.cat([apply_front(plain, raw_rows(task.source, chunk))[0] for chunk in chunks])

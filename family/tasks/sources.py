@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,17 @@ def read_source(options: DataOptions) -> Source:
     return readers[path.suffix](path, options)
 
 
+NO_CLASSES = ("bbox", "bboxes", "boxes", "objects", "segmentation", "mask", "masks")
+
+
+def refuse_boxes(names: Iterable[str]) -> None:
+    if set(NO_CLASSES) & set(names):
+        raise mistake(
+            "data.path",
+            "holds boxes or masks: detection and segmentation are not supported, classes and values are.",
+        )
+
+
 def read_digits() -> Source:
     """scikit-learn's digits: 1,797 images of 8 × 8, pixels 0 to 16; 200 rows for val, 600 for test."""
     from sklearn.datasets import load_digits
@@ -71,14 +82,23 @@ def load_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as problem:
+        if "allow_pickle" in str(problem) and zipfile.is_zipfile(path):
+            raise mistake(
+                where,
+                f"{path.name} is no readable .npz: it holds pickled objects, which are not opened. "
+                "Store series of unequal lengths as (rows, channels, time) with an array `length`, "
+                "names as text.",
+            ) from problem
         raise mistake(where, f"{path.name} is no readable .npz: {problem}") from problem
 
 
 def from_arrays(arrays: dict[str, np.ndarray], options: DataOptions) -> Source:
     """Named arrays: labels, `split` and the group taken out, what is left is input."""
     label = options.label or "label"
+    refuse_boxes(arrays)
     if label not in arrays:
         raise no_label(label, list(arrays))
+    arrays = pad_series(arrays)
     single = [name for name, values in arrays.items() if np.ndim(values) == 0]
     if single:
         raise mistake("data.path", f"holds single values instead of rows: {', '.join(single)}.")
@@ -86,6 +106,7 @@ def from_arrays(arrays: dict[str, np.ndarray], options: DataOptions) -> Source:
     split = arrays.pop("split", None)
     groups = take_group(arrays, options)
     lengths = {name: len(values) for name, values in arrays.items()} | {label: len(labels)}
+    lengths |= {} if split is None else {"split": len(split)}
     if len(set(lengths.values())) > 1:
         raise mistake("data.path", f"holds arrays of unequal numbers of rows: {lengths}.")
     if not arrays:
@@ -93,6 +114,46 @@ def from_arrays(arrays: dict[str, np.ndarray], options: DataOptions) -> Source:
     known = np.ones(len(labels), bool) if split is None else np.asarray(split).astype(str) != "transfer"
     kind, columns, layout, notes = guess_arrays(arrays, options)
     return Source(kind, columns, labels, known, split=split, groups=groups, layout=layout, notes=tuple(notes))
+
+
+def pad_series(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Lists of series (channels, time) of unequal lengths → one padded array, and `length` beside it."""
+    whole: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        rows = [np.asarray(row) for row in values] if isinstance(values, list | tuple) else []
+        objects = isinstance(values, np.ndarray) and values.dtype.kind == "O"
+        if objects and all(np.ndim(v) == 2 for v in values):
+            rows = [np.asarray(row) for row in values]
+        if not rows or len({row.shape for row in rows}) == 1:
+            whole[name] = np.asarray(values)
+            continue
+        if {row.ndim for row in rows} != {2} or len({len(row) for row in rows}) != 1:
+            shapes = sorted({row.shape for row in rows})[:5]
+            raise mistake(
+                "data.path", f"'{name}' must be series (channels, time) of equal channels. Got {shapes}."
+            )
+        length = np.array([row.shape[1] for row in rows], np.int64)
+        padded = np.zeros((len(rows), len(rows[0]), int(length.max())), np.float32)
+        for place, row in zip(padded, rows, strict=True):
+            place[:, : row.shape[1]] = row
+        whole |= {name: padded, "length": length}
+    return whole
+
+
+def cut_series(series: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
+    """Series float32 with 0 from `length` on, whatever lay there.
+
+    Raises Mistakes for lengths that cannot be.
+    """
+    wrong = np.flatnonzero(~((length >= 1) & (length <= series.shape[2]) & (length % 1 == 0)))
+    if len(wrong):
+        raise mistake(
+            "data.path",
+            f"'length' must be whole numbers from 1 to {series.shape[2]}. "
+            f"Got {length[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows).",
+        )
+    inside = np.arange(series.shape[2]) < length[:, None, None]
+    return {"series": np.where(inside, series, 0).astype(np.float32), "length": length.astype(np.int64)}
 
 
 def guess_arrays(
@@ -111,7 +172,7 @@ def guess_arrays(
                 )
             columns = {"series": array.astype(np.float32)}
             if "length" in arrays:
-                columns["length"] = arrays["length"].astype(np.int64)
+                columns = cut_series(array, arrays["length"])
             return "series", columns, "", [f"task: series, channels {array.shape[1]}, time {array.shape[2]}"]
         if asked == "images" or (asked is None and array.ndim >= 3):
             layout = guess_layout(array)
@@ -175,11 +236,7 @@ def read_table(path: Path, options: DataOptions) -> Source:
 
 def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
     label = options.label or "label"
-    if {"bbox", "boxes", "objects", "segmentation", "mask"} & set(frame.columns):
-        raise mistake(
-            "data.path",
-            "holds boxes or masks: detection and segmentation are not supported, classes and values are.",
-        )
+    refuse_boxes(frame.columns)
     if label not in frame:
         raise no_label(label, list(frame.columns))
     columns = {name: frame[name] for name in frame.columns}
@@ -191,8 +248,17 @@ def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
     if pictures:
         return picture_table(columns[pictures[0]], labels.to_numpy(), known, split, groups)
     table = encode_table(columns)
-    return Source("table", table["columns"], labels.to_numpy(), known, split=split, groups=groups,
-                  preprocessing=table["preprocessing"], notes=table["notes"], warnings=table["warnings"])  # fmt: skip
+    return Source(
+        "table",
+        table["columns"],
+        labels.to_numpy(),
+        known,
+        split=split,
+        groups=groups,
+        preprocessing=table["preprocessing"],
+        notes=table["notes"],
+        warnings=table["warnings"],
+    )
 
 
 def is_image_column(column: pd.Series) -> bool:
@@ -208,8 +274,17 @@ def picture_table(
     groups: np.ndarray | None,
 ) -> Source:
     files = tuple(v["bytes"] if isinstance(v, Mapping) else v for v in column)
-    return Source("images", {}, labels, known, split=split, groups=groups, files=files, layout="hwc",
-                  notes=("task: images, from encoded bytes",))  # fmt: skip
+    return Source(
+        "images",
+        {},
+        labels,
+        known,
+        split=split,
+        groups=groups,
+        files=files,
+        layout="hwc",
+        notes=("task: images, from encoded bytes",),
+    )
 
 
 MOST_CATEGORIES = 64
@@ -273,10 +348,18 @@ def read_image_folder(folder: Path) -> Source:
             "data.path", f"{folder.name} has no images in class folders ({', '.join(IMAGE_ENDINGS)})."
         )
     labels = np.array([label for _, label, _ in found])
-    split = np.array([s for _, _, s in found]) if found[0][2] else None
+    parted = np.array([s for _, _, s in found]) if found[0][2] else None
     files = tuple(file for file, _, _ in found)
-    return Source("images", {}, labels, np.ones(len(found), bool), split=split, files=files, layout="hwc",
-                  notes=(f"task: images, {len(found)} files of {len(set(labels))} class folders",))  # fmt: skip
+    return Source(
+        "images",
+        {},
+        labels,
+        np.ones(len(found), bool),
+        split=parted,
+        files=files,
+        layout="hwc",
+        notes=(f"task: images, {len(found)} files of {len(set(labels))} class folders",),
+    )
 
 
 def decode(file: Any) -> np.ndarray:

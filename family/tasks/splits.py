@@ -66,7 +66,10 @@ def take_unlabelled(splits: Mapping[str, np.ndarray], known: np.ndarray) -> dict
 def shared_splits(
     source: Source, shares: Mapping[str, float], codes: np.ndarray, stratify: bool, seed: int
 ) -> dict[str, np.ndarray]:
-    """Cut off test, then val; groups never straddle, classes keep their shares where every class has rows enough."""
+    """Cut off test, then val.
+
+    Groups never straddle; classes keep their shares where every class has rows enough.
+    """
     labelled = np.flatnonzero(source.known)
     parts = {"transfer": np.flatnonzero(~source.known)}
     left = labelled
