@@ -252,9 +252,7 @@ def read_path(value: Any) -> Any:
 def read_teachers(value: Any) -> Any:
     if isinstance(value, str | dict | list | BaseModel):
         return value if isinstance(value, list) else [value]
-    raise ValueError(  # noqa: TRY004
-        f"must be a path, a mapping with path, or a list of those. Got {show(value)}"
-    )
+    raise ValueError(f"must be a path, a mapping with path, or a list of those. Got {show(value)}")
 
 
 def read_students(value: Any) -> Any:
