@@ -59,7 +59,7 @@ def build_family(job: Job) -> Outcome:
         measured = {i: measure_finalist(job, p, recipe.student, benches) for i, p in finalists.items()}
     rows = finalist_rows(job, finalists, recipe.student, measured)
     choices = choose_students(job, rows, finalists, recipe.student)
-    chosen = {c.id: finalists[c.id] for c in choices.values() if c.status == "kept"}
+    chosen = {c.id: finalists[c.id] for c in choices.values() if c.status == "kept" and c.id is not None}
     train_controls(job, chosen, recipe)
     write_search(job, searched)
     family = write_family(job, recipe, searched, rows, choices, finalists)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,15 @@ def export_graphs(job: Job, module: nn.Module, folder: Path, calibration_rows: i
     for precision in job.precisions:
         body = folder / precision / "body.onnx"
         if precision != "fp32":
-            calibration = calibration_feeds(job, calibration_rows)
-            write_beside(body, lambda beside, p=precision, c=calibration: quantise(fp32, beside, p, c))
+            write_beside(body, partial(quantise_into, fp32, precision, calibration_feeds(job, calibration_rows)))
         graphs[precision] = body.with_name("model.onnx")
-        write_beside(graphs[precision], lambda beside, b=body: merge_front(b, job.task.front, beside))
+        write_beside(graphs[precision], partial(merge_front, body, job.task.front))
     return graphs
+
+
+def quantise_into(source: Path, precision: str, calibration: Sequence[dict[str, np.ndarray]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    quantise(source, path, precision, calibration)
 
 
 def calibration_feeds(job: Job, rows: int) -> list[dict[str, np.ndarray]]:
@@ -65,10 +70,9 @@ def write_feeds(job: Job) -> Path:
     """One validation row, raw and as the front gives it: the same inputs for every measurement of this run."""
     path = job.folder / "measuring" / "feeds.npz"
     if not path.exists():
-
         row = np.array([0])
         body = zip((spec.name for spec in job.task.body.inputs), job.task.inputs("val", row, 0), strict=True)
-        arrays = job.task.raw("val", row) | {name: value.numpy() for name, value in body}
+        arrays: dict[str, Any] = job.task.raw("val", row) | {name: value.numpy() for name, value in body}
 
         def save(beside: Path) -> None:
             with beside.open("wb") as handle:
@@ -173,5 +177,3 @@ def limits_and_figures(job: Job, costs: Mapping[str, Any]) -> Iterator[tuple[dic
         limits = {q: v for q, v in limits_of(budget).items() if q != "score"}
         for figures in costs.get(budget.target, {}).values():
             yield limits, figures
-
-

@@ -57,9 +57,11 @@ def compare(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe)
     return {"difference": found, "control": control, "student": student, "seeds": [s.seed for s, _ in pairs]}
 
 
-def judge(job: Job, compared: Mapping[tuple[str, str], Mapping[str, Any]], recipe: Recipe) -> dict[tuple[str, str], str]:
+def judge(
+    job: Job, compared: Mapping[tuple[str, str], Mapping[str, Any]], recipe: Recipe
+) -> dict[tuple[str, str], str]:
     """The verdict on every distinct student, p-values adjusted by Holm over all of them."""
     if recipe.student.loss == "labels":
-        return {key: "labels alone chosen" for key in compared}
+        return dict.fromkeys(compared, "labels alone chosen")
     adjusted = holm([found["difference"].p for found in compared.values()])
     return {key: verdict(found["difference"], p) for (key, found), p in zip(compared.items(), adjusted, strict=True)}

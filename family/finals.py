@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from benchmark import Bench, can_answer, host_fingerprint, measure_memory, measure_size, measurement_to_dict
-from family.candidates import candidate_folder, measure_untrained, write_feeds
+from family.candidates import measure_untrained, write_feeds
 from family.job import Job, limits_of, main_cost
 from family.run_folder import remember
 from family.search import Searched
-from family.students import export_trained, outputs_of, train_candidate, trained_folder, training_id
+from family.students import export_trained, outputs_of, train_candidate, trained_folder
 from family.types import Training
 from reports import Choice, choose, score_interval
 
@@ -82,7 +82,10 @@ def measure_finalist(
     artifacts = export_trained(job, params, recipe)
 
     def work() -> dict[str, Any]:
-        return {name: {p: measure_file(job, name, folder / p / "model.onnx", benches[name]) for p in artifacts} for name in benches}
+        return {
+            name: {p: measure_file(job, name, folder / p / "model.onnx", benches[name]) for p in artifacts}
+            for name in benches
+        }
 
     hashes = {p: a["sha256"] for p, a in artifacts.items()}
     inputs = [hashes, {n: str(job.targets[n]) for n in benches}]
@@ -101,7 +104,9 @@ def measure_file(job: Job, target: str, path: Any, bench: Bench) -> dict[str, An
     return kept
 
 
-def finalist_rows(job: Job, finalists: Mapping[str, Any], recipe: Training, measured: Mapping[str, Any]) -> pd.DataFrame:
+def finalist_rows(
+    job: Job, finalists: Mapping[str, Any], recipe: Training, measured: Mapping[str, Any]
+) -> pd.DataFrame:
     """One row per finalist × precision × target, with every quantity, its interval and its provenance."""
     truth, groups = job.task.labels("val"), job.task.groups("val")
     rows = []
@@ -112,9 +117,17 @@ def finalist_rows(job: Job, finalists: Mapping[str, Any], recipe: Training, meas
             val = score_interval(job.task.score, truth, outputs, groups)
             for target, figures in measured[identity].items():
                 row = {
-                    "id": identity, "role": "student", "finalist": True, "target": target, "precision": precision,
-                    "parameters": done["parameters"], "seed": recipe.seed, "val": val.value, "val_low": val.low,
-                    "val_high": val.high, "host": host_fingerprint(),
+                    "id": identity,
+                    "role": "student",
+                    "finalist": True,
+                    "target": target,
+                    "precision": precision,
+                    "parameters": done["parameters"],
+                    "seed": recipe.seed,
+                    "val": val.value,
+                    "val_low": val.low,
+                    "val_high": val.high,
+                    "host": host_fingerprint(),
                 }
                 rows.append(row | params_column(params) | flat_figures(figures[precision]))
     return pd.DataFrame(rows)

@@ -45,7 +45,10 @@ class Job:
     def student_id(self) -> str:
         """Stands for the space and for what its students take and give."""
         return content_id(
-            self.space.name, {k: str(v) for k, v in self.space.dims.items()}, str(self.task.body), self.spec.seed
+            self.space.name,
+            {k: str(v) for k, v in self.space.dims.items()},
+            str(self.task.body),
+            self.spec.seed,
         )
 
     def measured_targets(self) -> list[str]:
@@ -109,7 +112,7 @@ def limits_of(budget: Any) -> dict[str, float]:
 
 def data_options(spec: Spec) -> DataOptions:
     data, size = spec.data, spec.students.input
-    side = (size, size) if isinstance(size, int) else tuple(size) if size else None
+    side: tuple[int, int] | None = (size, size) if isinstance(size, int) else (size[0], size[1]) if size else None
     return DataOptions(
         path=data.path,
         folder=spec.folder,

@@ -24,7 +24,17 @@ from family.students import outputs_of, trained_folder
 from family.types import Split, Training
 from reports import Choice, Interval, frontier, score_interval
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "optuna", "pandas", "numpy", "scipy", "scikit-learn", "student-family")
+PACKAGES = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "optuna",
+    "pandas",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "student-family",
+)
 TEST_ROWS_BYTES = 256_000_000
 Finalists = Mapping[str, Mapping[str, Any]]
 
@@ -37,7 +47,12 @@ def write_search(job: Job, searched: Searched) -> None:
 
 def write_environment(job: Job) -> None:
     versions = {name: version(name) for name in PACKAGES}
-    environment = {"host": host(), "versions": versions, "python": platform.python_version(), "device": job.device}
+    environment = {
+        "host": host(),
+        "versions": versions,
+        "python": platform.python_version(),
+        "device": job.device,
+    }
     environment["targets"] = {name: {"transport": t.transport, **t.options} for name, t in job.targets.items()}
     write_json(job.folder / "environment.json", environment)
 
@@ -52,7 +67,7 @@ def write_family(
 ) -> dict[str, Any]:
     """Read test for the chosen, their controls and the teacher, and write everything a report is drawn from."""
     write_environment(job)
-    chosen = {(c.id, c.precision) for c in choices.values() if c.status == "kept"}
+    chosen = {winner(c) for c in choices.values() if c.status == "kept"}
     reads = read_test(job, f"students {sorted(chosen)}")
     compared = {key: compare(job, finalists[key[0]], key[1], recipe) for key in sorted(chosen)}
     verdicts = judge(job, compared, recipe)
@@ -87,6 +102,13 @@ def write_family(
     return json.loads((job.folder / "family.json").read_text())  # type: ignore[no-any-return]
 
 
+def winner(choice: Choice) -> tuple[str, str]:
+    """(id, precision) of a kept budget's student."""
+    assert choice.id is not None
+    assert choice.precision is not None
+    return choice.id, choice.precision
+
+
 def score(job: Job, split: Split, outputs: np.ndarray) -> Interval:
     return score_interval(job.task.score, job.task.labels(split), outputs, job.task.groups(split))
 
@@ -119,12 +141,35 @@ def write_records(
     for (identity, precision), found in compared.items():
         same = rows[(rows["id"] == identity) & (rows["precision"] == precision)]
         for row in same.to_dict("records"):
-            extra.append(row | {"role": "control", "finalist": False, "seed": None, "test": found["control"],
-                                "test_low": np.nan, "test_high": np.nan, "val": np.nan, "val_low": np.nan, "val_high": np.nan})
+            extra.append(
+                row
+                | {
+                    "role": "control",
+                    "finalist": False,
+                    "seed": None,
+                    "test": found["control"],
+                    "test_low": np.nan,
+                    "test_high": np.nan,
+                    "val": np.nan,
+                    "val_low": np.nan,
+                    "val_high": np.nan,
+                }
+            )
     val, test = teacher["val"], teacher["test"]
-    extra.append({"id": "teacher", "role": "teacher", "finalist": False, "val": val.value, "val_low": val.low,
-                  "val_high": val.high, "test": test.value, "test_low": test.low, "test_high": test.high,
-                  **{k: v for k, v in job.teacher.cost.items() if k in ("parameters", "size_kb")}})
+    extra.append(
+        {
+            "id": "teacher",
+            "role": "teacher",
+            "finalist": False,
+            "val": val.value,
+            "val_low": val.low,
+            "val_high": val.high,
+            "test": test.value,
+            "test_low": test.low,
+            "test_high": test.high,
+            **{k: v for k, v in job.teacher.cost.items() if k in ("parameters", "size_kb")},
+        }
+    )
     table = pd.concat([rows, pd.DataFrame(extra)], ignore_index=True)
     table["versions"] = json.dumps({name: version(name) for name in PACKAGES})
     write_table(job.folder / "records.parquet", table)
@@ -158,7 +203,7 @@ def write_test_rows(job: Job) -> None:
     one = job.task.raw("test", rows[:1])
     if job.task.ragged or sum(v.nbytes for v in one.values()) * len(rows) > TEST_ROWS_BYTES:
         return
-    arrays = {f"input:{name}": value for name, value in job.task.raw("test", rows).items()}
+    arrays: dict[str, Any] = {f"input:{name}": value for name, value in job.task.raw("test", rows).items()}
     arrays["truth"] = job.task.labels("test")
 
     def save(beside: Path) -> None:
@@ -168,9 +213,7 @@ def write_test_rows(job: Job) -> None:
     write_beside(job.folder / "test-rows.npz", save)
 
 
-def prediction_rows(
-    job: Job, split: Split, model: str, precision: str, seed: int, outputs: np.ndarray
-) -> pd.DataFrame:
+def prediction_rows(job: Job, split: Split, model: str, precision: str, seed: int, outputs: np.ndarray) -> pd.DataFrame:
     truth = job.task.labels(split)
     return pd.DataFrame(
         {
@@ -215,14 +258,16 @@ def budget_entry(
         return base | {"status": "skipped", "reason": job.skipped.get(budget.target, "nothing was measured")}
     if choice.status != "kept":
         return base | {"status": choice.status, "nearest": choice.nearest, "relax": choice.relax}
-    key, params = (choice.id, choice.precision), finalists[choice.id]
-    row = rows[(rows["id"] == key[0]) & (rows["precision"] == key[1]) & (rows["target"] == budget.target)].iloc[0]
+    key = winner(choice)
+    params = finalists[key[0]]
+    here = (rows["id"] == key[0]) & (rows["precision"] == key[1]) & (rows["target"] == budget.target)
+    row: dict[Any, Any] = rows[here].iloc[0].to_dict()
     found = compared[key]
     entry = base | {
         "status": "kept",
         "student": f"students/{name}",
-        "id": choice.id,
-        "precision": choice.precision,
+        "id": key[0],
+        "precision": key[1],
         "params": dict(params),
         "parameters": int(row["parameters"]),
         "seeds": found["seeds"],
@@ -238,14 +283,14 @@ def budget_entry(
         "runner_up": choice.runner_up,
         "limits": measured_limits(row, limits_of(budget)),
         "costs": measured_limits(row, dict.fromkeys(cost_names(row))),
-        "flips": flips(job, params, choice.precision, recipe),
+        "flips": flips(job, params, key[1], recipe),
     }
     write_student_folder(job, name, entry, params, recipe.student)
     return entry
 
 
 def cost_names(row: Mapping[str, Any]) -> list[str]:
-    return [c.removesuffix("_provenance") for c in row.keys() if c.endswith("_provenance") and isinstance(row[c], str)]
+    return [c.removesuffix("_provenance") for c in row if c.endswith("_provenance") and isinstance(row[c], str)]
 
 
 def measured_limits(row: Mapping[str, Any], limits: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,14 +366,18 @@ def write_student_folder(
         "name": f"{job.spec.name}/{name}",
         "kind": job.task.kind,
         "classes": list(job.task.classes) if job.task.classes else None,
-        "preprocessing": front_data(job.task.front) | job.task.preprocessing,
+        "preprocessing": front_data(job.task.front) | dict(job.task.preprocessing),
         "params": dict(params),
         "teacher": {"licence": teacher.licence, "origin": teacher.origin},
         "score": {"name": job.task.score.name, "test": entry["test"], "val": entry["val"]},
         "limits": entry["limits"],
     }
     return write_student(
-        job.folder / "students" / name, describe(path, entry["precision"]), manifest, golden, card(job, name, entry)
+        job.folder / "students" / name,
+        describe(path, entry["precision"]),
+        manifest,
+        golden,
+        card(job, name, entry),
     )
 
 
@@ -343,14 +392,16 @@ def card(job: Job, name: str, entry: Mapping[str, Any]) -> str:
 
 A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} parameters, {entry["precision"]}.
 
-- {measure} on {job.task.rows("test")} held-out test rows: {test["value"]:.4f} (95 % interval {test["low"]:.4f} to {test["high"]:.4f})
-- against the same student trained on labels alone: {control["verdict"]} (difference {control["difference"]["value"]:+.4f},
-  smallest difference this test could have shown {control["detectable"]:.4f})
+- {measure} on {job.task.rows("test")} held-out test rows: {test["value"]:.4f}
+  (95 % interval {test["low"]:.4f} to {test["high"]:.4f})
+- against the same student trained on labels alone: {control["verdict"]}
+  (difference {control["difference"]["value"]:+.4f}, smallest difference this test could have shown {control["detectable"]:.4f})
 {limits}
 
 ## Limits of use
 - It was taught by a teacher and inherits that teacher's mistakes and bias.
-- It knows only what its transfer data covered: {job.task.rows("train")} labelled and {job.task.rows("transfer")} unlabelled rows.
+- It knows only what its transfer data covered: {job.task.rows("train")} labelled and
+  {job.task.rows("transfer")} unlabelled rows.
 - Inputs unlike those give confident answers that mean nothing. Scores hold for data like the test rows.
 """
 

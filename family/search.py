@@ -13,6 +13,7 @@ import optuna
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from benchmark import Bench
@@ -57,11 +58,11 @@ def open_study(job: Job, recipe: Training, targets: list[str]) -> optuna.Study:
     journal.with_name("study.log.lock").unlink(missing_ok=True)  # ours alone: the run folder is held
     storage = JournalStorage(JournalFileBackend(str(journal)))
     budgets = {name: [b.target, limits_of(b)] for name, b in job.spec.budgets.items()}
-    direction = "maximize" if job.task.score.higher_is_better else "minimize"
+    direction = StudyDirection.MAXIMIZE if job.task.score.higher_is_better else StudyDirection.MINIMIZE
     return optuna.create_study(
         storage=storage,
         study_name=content_id(job.student_id, recipe.__dict__, budgets, targets, job.task.fingerprint),
-        directions=[direction] + ["minimize"] * len(targets),
+        directions=[direction] + [StudyDirection.MINIMIZE] * len(targets),
         load_if_exists=True,
     )
 

@@ -69,7 +69,7 @@ def encoder() -> StudentSpace:
             int(shape[1]), int(shape[2]), width, int(params["depth"]), heads, outputs_of(signature)
         )
 
-    return StudentSpace("encoder", dims, build, ("fp32", "int8-dynamic"))
+    return StudentSpace("encoder", dims, build, ("fp32", "int8"))
 
 
 SPACES: dict[str, Callable[[], StudentSpace]] = {"mlp": mlp, "conv": conv, "encoder": encoder}

@@ -43,19 +43,59 @@ class StudentSpace:
 class Task(Protocol):
     """Data as a student, a control and a teacher meet it. Splits: train, transfer (unlabelled), val, test."""
 
-    name: str
-    kind: Kind
-    classes: tuple[str, ...] | None
-    score: Score
-    signature: Signature  # of the file that ships: raw inputs → (batch, outputs)
-    body: Signature  # of a student module: what the front gives
-    front: Front
-    views: int  # augmented views there are, the clean one (view 0) counted; 1: no augmentation
-    target_scale: tuple[np.ndarray, np.ndarray] | None  # mean and deviation of regression targets, (outputs,)
-    fingerprint: str  # of data, split, augmentation and student input size
-    notes: tuple[str, ...]  # what was guessed
-    warnings: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+    @property
+    def score(self) -> Score: ...
+    @property
+    def signature(self) -> Signature:
+        """Of the file that ships: raw inputs → (batch, outputs)."""
+        ...
 
+    @property
+    def body(self) -> Signature:
+        """Of a student module: what the front gives."""
+        ...
+
+    @property
+    def front(self) -> Front: ...
+    @property
+    def views(self) -> int:
+        """Augmented views there are, the clean one (view 0) counted; 1: no augmentation."""
+        ...
+
+    @property
+    def target_scale(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean and deviation of regression targets, (outputs,)."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of data, split, augmentation and student input size."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was guessed."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    @property
+    def ragged(self) -> bool:
+        """Raw shapes vary: ask `raw` for one row at a time."""
+        ...
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """What the manifest says beside the front: column order, category codes."""
+        ...
+
+    def describe(self) -> dict[str, Any]: ...
     def rows(self, split: Split) -> int: ...
     def row_ids(self, split: Split) -> np.ndarray: ...  # (rows,) int64: position in the data as opened
     def labels(self, split: Split) -> np.ndarray: ...  # (rows,) int64 | (rows, outputs) float32; not for transfer
@@ -69,8 +109,6 @@ class Task(Protocol):
         """What the shipped file takes. Where raw shapes vary, ask for one row at a time (`ragged`)."""
         ...
 
-    ragged: bool
-
     def teacher_inputs(
         self, split: Split, rows: np.ndarray, view: int, preprocess: Mapping[str, Any] | None
     ) -> tuple[np.ndarray, ...]:
@@ -81,10 +119,20 @@ class Task(Protocol):
 class Teacher(Protocol):
     """`outputs(...)`: (rows, outputs) float32: logits (log-probabilities where it gives those), or values."""
 
-    fingerprint: str
-    views: int | None  # None: any; 1: stored outputs, clean only
-    cost: Mapping[str, Any]  # parameters, size_kb, where known
-    notes: tuple[str, ...]
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def views(self) -> int | None:
+        """None: any; 1: stored outputs, clean only."""
+        ...
+
+    @property
+    def cost(self) -> Mapping[str, Any]:
+        """parameters, size_kb, where known."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
     def outputs(self, split: Split, rows: np.ndarray, view: int) -> np.ndarray: ...
 
@@ -92,7 +140,8 @@ class Teacher(Protocol):
 @dataclass(frozen=True)
 class SoftBatch:
     """What the teacher says of a batch. Dense: `logits (n, k)`. Sparse: `ids, top (n, j)`, `mean, std (n,)`
-    of all logits and `rest (n, temperatures)`: log-sum-exp of the other logits at each of `temperatures`."""
+    of all logits and `rest (n, 2 × temperatures)`: log-sum-exp of the other logits at each of `temperatures`,
+    first as they are, then standardised by mean and deviation."""
 
     logits: Tensor | None = None
     ids: Tensor | None = None
@@ -145,4 +194,15 @@ class Trained:
     seconds: float
 
 
-__all__ = ["Dim", "Kind", "Loss", "SoftBatch", "Split", "StudentSpace", "Task", "Teacher", "Trained", "Training"]
+__all__ = [
+    "Dim",
+    "Kind",
+    "Loss",
+    "SoftBatch",
+    "Split",
+    "StudentSpace",
+    "Task",
+    "Teacher",
+    "Trained",
+    "Training",
+]

@@ -81,7 +81,11 @@ def test_every_budget_keeps_its_limits_and_has_a_folder_that_verifies(finished: 
 def test_every_number_can_be_traced_to_a_record(finished: Path) -> None:
     records = pd.read_parquet(finished / "run" / "records.parquet")
     for entry in family_of(finished)["budgets"].values():
-        here = records[(records["id"] == entry["id"]) & (records["precision"] == entry["precision"]) & (records["role"] == "student")]
+        here = records[
+            (records["id"] == entry["id"])
+            & (records["precision"] == entry["precision"])
+            & (records["role"] == "student")
+        ]
         assert here["test"].iloc[0] == entry["test"]["value"]
         assert here["size_kb_provenance"].iloc[0] == "static"
         assert here["latency_ms_provenance"].iloc[0] == "measured:host"

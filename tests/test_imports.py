@@ -31,7 +31,12 @@ def test_a_leaf_imports_no_sibling(leaf: str) -> None:
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("benchmark", {"torch", "onnx"}), ("reports", {"torch", "onnx"}), ("export.verify", {"torch"}), ("family.cli", {"torch"})],
+    [
+        ("benchmark", {"torch", "onnx"}),
+        ("reports", {"torch", "onnx"}),
+        ("export.verify", {"torch"}),
+        ("family.cli", {"torch"}),
+    ],
 )
 def test_importing_stays_light(module: str, absent: set[str]) -> None:
     code = f"import sys, {module}; print(' '.join(sys.modules))"

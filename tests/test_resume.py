@@ -26,7 +26,16 @@ search: {trials: 5, minutes: null}
 
 
 def command(folder: Path, run: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "family", "--budgets", str(folder / "budgets.yaml"), "--run", str(folder / run)]
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "family",
+        "--budgets",
+        str(folder / "budgets.yaml"),
+        "--run",
+        str(folder / run),
+    ]
 
 
 def finish(folder: Path, run: str, environment: dict[str, str]) -> bytes:
@@ -37,7 +46,11 @@ def finish(folder: Path, run: str, environment: dict[str, str]) -> bytes:
 
 def copy_measurements(source: Path, run: Path) -> None:
     """Hand over what was measured, and nothing that was trained, exported or chosen."""
-    wanted = [*source.glob("measuring/*"), *source.rglob("measurements.json"), *source.rglob("measurements/*.json")]
+    wanted = [
+        *source.glob("measuring/*"),
+        *source.rglob("measurements.json"),
+        *source.rglob("measurements/*.json"),
+    ]
     for path in wanted:
         copy = run / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +60,11 @@ def copy_measurements(source: Path, run: Path) -> None:
 def kill_after(folder: Path, run: str, environment: dict[str, str], seconds: float) -> bool:
     """Start the run and kill its whole process group after `seconds`; whether it was still running."""
     process = subprocess.Popen(
-        command(folder, run), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command(folder, run),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         process.wait(timeout=seconds)

@@ -34,14 +34,21 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_told_and_leaves(tmp_path: Path) -> None:
-    with hold_run(tmp_path / "run"), pytest.raises(RunInUse, match="Another run works in"), hold_run(tmp_path / "run"):
+    with (
+        hold_run(tmp_path / "run"),
+        pytest.raises(RunInUse, match="Another run works in"),
+        hold_run(tmp_path / "run"),
+    ):
         pass
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match="the disk is full"), explain_disk_trouble(tmp_path), Path("/dev/full").open("w") as full:
-        full.write("x" * 10)
-        full.flush()
+    def fill() -> None:
+        with explain_disk_trouble(tmp_path), Path("/dev/full").open("w") as full:
+            full.write("x" * 10)
+
+    with pytest.raises(RunFailed, match="the disk is full"):
+        fill()
 
 
 def test_other_errors_pass_through(tmp_path: Path) -> None:

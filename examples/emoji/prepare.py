@@ -86,8 +86,13 @@ def shifted(batch: Tensor) -> Tensor:
 
 def save_onnx(model: nn.Module, path: Path) -> None:
     torch.onnx.export(
-        model, (torch.zeros(2, 3, 64, 64),), str(path), input_names=["image"], output_names=["logits"],
-        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}}, dynamo=False,
+        model,
+        (torch.zeros(2, 3, 64, 64),),
+        str(path),
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+        dynamo=False,
     )
 
 

@@ -1,5 +1,7 @@
 """The teacher's architecture: a wide convolutional network over time, padding masked."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ class Speaker(nn.Module):
         super().__init__()
         self.normalise = nn.BatchNorm1d(12)
         sizes = [12, width, width, width]
-        self.layers = nn.ModuleList(nn.Conv1d(a, b, 5, padding=2) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Conv1d(a, b, 5, padding=2) for a, b in pairwise(sizes))
         self.head = nn.Linear(2 * width, speakers)
 
     def forward(self, series: Tensor, length: Tensor) -> Tensor:
