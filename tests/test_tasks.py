@@ -107,11 +107,7 @@ def test_view_0_is_clean_and_views_shift_without_flipping(digits):
     padded = np.pad(clean.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), "edge")
     found = set()
     for row in rows:
-        match = [
-            (d, r)
-            for d, r in shifts
-            if np.array_equal(moved[row], padded[row, :, 1 - d : 9 - d, 1 - r : 9 - r])
-        ]
+        match = [(d, r) for d, r in shifts if np.array_equal(moved[row], padded[row, :, 1 - d : 9 - d, 1 - r : 9 - r])]
         assert match
         found.add(match[0])
     assert len(found) == 9
@@ -378,8 +374,12 @@ def test_groups_never_straddle_splits(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "where"),
-    [({"split": {"val": 0.0}}, "data.split"), ({"split": {"test": 1.0}}, "data.split"), ({"keep_labels": 0}, "data.keep_labels")],
-)  # fmt: skip
+    [
+        ({"split": {"val": 0.0}}, "data.split"),
+        ({"split": {"test": 1.0}}, "data.split"),
+        ({"keep_labels": 0}, "data.keep_labels"),
+    ],
+)
 def test_an_empty_split_is_refused(tmp_path, options, where):
     assert where in said(lambda: write_csv(tmp_path, frame(), **options))
 
@@ -411,9 +411,7 @@ def test_parquet_with_pictures(tmp_path):
 
 def test_a_saved_hugging_face_dataset(tmp_path):
     datasets = pytest.importorskip("datasets")
-    features = datasets.Features(
-        {"picture": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
-    )
+    features = datasets.Features({"picture": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
     made = {}
     for name, rows in (("train", 20), ("validation", 6), ("test", 8)):
         seeds = [100 * len(name) + i for i in range(rows)]
