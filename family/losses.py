@@ -1,7 +1,9 @@
 """Distillation losses by name. Each gives one value per row and declares what it needs of the soft targets.
 
-Dense soft targets hold every logit. Sparse ones hold the top logits, the log-sum-exp of the rest at a grid of
-temperatures, and mean and deviation of all: enough for `kd` (the rest as one bucket), not for `dist` or `mse`.
+Labels are class numbers (n,) int64, -1 where a row has none, or (n, outputs) float with NaN.
+Dense soft targets hold every logit. Sparse ones hold the top logits, mean and deviation of all, and the
+log-sum-exp of the rest at a grid of temperatures (of the logits, then of the standardised ones): enough for `kd`
+and `standardised` (the rest as one bucket of exactly the teacher's mass), not for `dkd`, `dist` or `mse`.
 """
 
 from __future__ import annotations
@@ -15,18 +17,29 @@ from torch import Tensor
 from family.errors import mistake
 from family.types import Kind, Loss, SoftBatch
 
+TINY = 1e-7  # added to a deviation before dividing by it
+
 
 def two_sides(student: Tensor, soft: SoftBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (n, k) of student and teacher at the temperature; sparse: top ids, then one bucket."""
-    scaled = student / temperature
+    """Log-probabilities (n, k) of student and teacher at the temperature; sparse: (n, j + 1), as `with_bucket`."""
     if soft.logits is not None:
-        return scaled.log_softmax(1), (soft.logits / temperature).log_softmax(1)
-    assert soft.ids is not None and soft.top is not None and soft.rest is not None
-    rest = soft.rest[:, soft.temperatures.index(temperature)][:, None]
-    teacher = torch.cat([soft.top / temperature, rest], 1).log_softmax(1)
-    kept = scaled.gather(1, soft.ids.long())
-    others = scaled.scatter(1, soft.ids.long(), float("-inf")).logsumexp(1, keepdim=True)
-    return torch.cat([kept, others], 1).log_softmax(1), teacher
+        return (student / temperature).log_softmax(1), (soft.logits / temperature).log_softmax(1)
+    assert soft.top is not None
+    assert soft.rest is not None
+    rest = soft.rest[:, soft.temperatures.index(temperature)]
+    return with_bucket(student / temperature, soft, soft.top / temperature, rest)
+
+
+def with_bucket(student: Tensor, soft: SoftBatch, top: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (n, j + 1) of the teacher's top classes and of all others together.
+
+    student: (n, k), top: (n, j), rest: (n,) log-sum-exp of the others; all divided by the temperature.
+    """
+    assert soft.ids is not None
+    kept = student.gather(1, soft.ids)
+    others = student.scatter(1, soft.ids, float("-inf")).logsumexp(1, keepdim=True)
+    theirs = torch.cat([top, rest[:, None]], 1)
+    return torch.cat([kept, others], 1).log_softmax(1), theirs.log_softmax(1)
 
 
 def kl(teacher: Tensor, student: Tensor) -> Tensor:
@@ -53,9 +66,7 @@ def dkd(student: Tensor, soft: SoftBatch, temperature: float, labels: Tensor | N
     hit = F.one_hot(target, student.shape[1]).bool()
     target_kl = kl(binary(theirs, hit), binary(ours, hit))
     drop = torch.zeros_like(student).masked_fill(hit, -1e4)
-    other_kl = kl(
-        (soft.logits / temperature + drop).log_softmax(1), (student / temperature + drop).log_softmax(1)
-    )
+    other_kl = kl((soft.logits / temperature + drop).log_softmax(1), (student / temperature + drop).log_softmax(1))
     return temperature**2 * (target_kl + 8 * other_kl)
 
 
@@ -67,10 +78,10 @@ def binary(logp: Tensor, hit: Tensor) -> Tensor:
 
 
 def dist(student: Tensor, soft: SoftBatch, temperature: float, labels: Tensor | None) -> Tensor:
-    """Inter- plus intra-class Pearson distance. Huang et al. 2022, arXiv 2205.10536, equations 8 to 10, β = γ = 1.
+    """Inter- plus intra-class Pearson distance. Huang et al. 2022, arXiv 2205.10536, equations 8 to 10.
 
-    The intra-class part compares columns over the batch, so the value is the batch's, given to each row alike;
-    as in the authors' experiments the whole is scaled by T².
+    The intra-class part compares columns over the batch, so the value is the batch's, given to each row alike.
+    Both parts weigh 1 and, as in the authors' own code, the whole is scaled by T².
     """
     assert soft.logits is not None
     ours, theirs = (student / temperature).softmax(1), (soft.logits / temperature).softmax(1)
@@ -82,18 +93,29 @@ def dist(student: Tensor, soft: SoftBatch, temperature: float, labels: Tensor | 
 def pearson_distance(a: Tensor, b: Tensor) -> Tensor:
     """1 - Pearson correlation per row."""
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    return 1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
+    lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    correlation: Tensor = (a * b).sum(1) / (lengths + 1e-8)
+    return 1 - correlation
 
 
 def standardised(student: Tensor, soft: SoftBatch, temperature: float, labels: Tensor | None) -> Tensor:
-    """T² KL of z-scored logits. Sun et al. 2024, arXiv 2403.01427, algorithm 1 (deviation without correction)."""
-    assert soft.logits is not None
-    ours, theirs = (zscore(side) / temperature for side in (student, soft.logits))
-    return temperature**2 * kl(theirs.log_softmax(1), ours.log_softmax(1))
+    """T² KL of z-scored logits (deviation over k, not k - 1). Sun et al. 2024, arXiv 2403.01427, algorithm 1."""
+    ours = zscore(student) / temperature
+    if soft.logits is not None:
+        theirs = zscore(soft.logits) / temperature
+        return temperature**2 * kl(theirs.log_softmax(1), ours.log_softmax(1))
+    assert soft.top is not None
+    assert soft.mean is not None
+    assert soft.std is not None
+    assert soft.rest is not None
+    top = (soft.top - soft.mean[:, None]) / (soft.std[:, None] + TINY) / temperature
+    rest = soft.rest[:, len(soft.temperatures) + soft.temperatures.index(temperature)]
+    mine, others = with_bucket(ours, soft, top, rest)
+    return temperature**2 * kl(others, mine)
 
 
 def zscore(logits: Tensor) -> Tensor:
-    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, correction=0, keepdim=True) + 1e-7)
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, correction=0, keepdim=True) + TINY)
 
 
 def mse(student: Tensor, soft: SoftBatch, temperature: float, labels: Tensor | None) -> Tensor:
@@ -121,7 +143,7 @@ LOSSES: dict[str, Loss] = {
     "kd": Loss("kd", frozenset({"top", "rest"}), kd, "arXiv 1503.02531"),
     "dkd": Loss("dkd", frozenset({"all"}), dkd, "arXiv 2203.08679"),
     "dist": Loss("dist", frozenset({"all"}), dist, "arXiv 2205.10536"),
-    "standardised": Loss("standardised", frozenset({"all"}), standardised, "arXiv 2403.01427"),
+    "standardised": Loss("standardised", frozenset({"top", "moments", "rest"}), standardised, "arXiv 2403.01427"),
     "mse": Loss("mse", frozenset({"all"}), mse, "arXiv 1312.6184"),
     "labels": Loss("labels", frozenset(), labels_only, "supervised"),
 }
@@ -141,22 +163,35 @@ def losses_for(kind: Kind) -> tuple[str, ...]:
     return ("kd", "dkd", "dist", "standardised", "mse", "labels")
 
 
-def check_loss(
-    name: str, kind: Kind, has: frozenset[str], temperature: float, grid: tuple[float, ...]
-) -> None:
-    """Raises Mistakes where the store lacks what the loss needs."""
-    missing = loss_of(name, kind).needs - has
+def check_loss(name: str, kind: Kind, has: frozenset[str], temperature: float, grid: tuple[float, ...]) -> None:
+    """Raises Mistakes where the loss does not fit the task, or the store (`has`) lacks what it needs."""
+    allowed = losses_for(kind)
+    if name not in allowed:
+        raise mistake("distill.loss", f"must be one of {', '.join(allowed)} for {kind}. Got '{name}'.")
+    loss = loss_of(name, kind)
+    missing = loss.needs - has
     if missing:
-        fit = [n for n in losses_for(kind) if loss_of(n, kind).needs <= has]
+        fit = [n for n in allowed if loss_of(n, kind).needs <= has]
         raise mistake(
             "distill.loss",
-            f"'{name}' needs {sorted(missing)} of every row, and the soft-target store of this many outputs is sparse "
-            f"(it has {sorted(has)}). Allowed here: {', '.join(fit)}.",
+            f"'{name}' needs {say(missing)} of every row; the soft-target store of this many outputs is "
+            f"sparse and has {say(has)}. Allowed here: {', '.join(fit)}.",
         )
-    if name != "labels" and "all" not in has and temperature not in grid:
-        raise mistake(
-            "distill.temperature", f"must be one of {list(grid)} with a sparse store. Got {temperature}."
-        )
+    if "rest" in loss.needs and "all" not in has and temperature not in grid:
+        temperatures = ", ".join(f"{t:g}" for t in grid)
+        raise mistake("distill.temperature", f"must be one of {temperatures} with a sparse store. Got {temperature:g}.")
+
+
+SAID = {
+    "all": "all logits",
+    "top": "the greatest logits",
+    "moments": "their mean and deviation",
+    "rest": "the sum of the others at fixed temperatures",
+}
+
+
+def say(parts: frozenset[str]) -> str:
+    return ", ".join(text for part, text in SAID.items() if part in parts)
 
 
 def supervised(kind: Kind) -> Callable[[Tensor, Tensor], Tensor]:
@@ -167,9 +202,7 @@ def supervised(kind: Kind) -> Callable[[Tensor, Tensor], Tensor]:
 
     def multilabel(outputs: Tensor, labels: Tensor) -> Tensor:
         known = ~labels.isnan()
-        return (
-            F.binary_cross_entropy_with_logits(outputs, labels.nan_to_num(), reduction="none") * known
-        ).sum(1)
+        return (F.binary_cross_entropy_with_logits(outputs, labels.nan_to_num(), reduction="none") * known).sum(1)
 
     def regression(outputs: Tensor, labels: Tensor) -> Tensor:
         known = ~labels.isnan()

@@ -117,9 +117,7 @@ def sparse(teacher: np.ndarray) -> SoftBatch:
 def coarse_kd(student: np.ndarray, teacher: np.ndarray, temperature: float) -> list[float]:
     """KD between the ten classes the teacher likes most and one bucket of all others."""
     expected = []
-    for s, t in zip(
-        log_softmax(student / temperature, 1), log_softmax(teacher / temperature, 1), strict=True
-    ):
+    for s, t in zip(log_softmax(student / temperature, 1), log_softmax(teacher / temperature, 1), strict=True):
         top = np.argsort(-t)[:10]
         p = np.append(np.exp(t[top]), np.exp(logsumexp(np.delete(t, top))))
         q = np.append(np.exp(s[top]), np.exp(logsumexp(np.delete(s, top))))

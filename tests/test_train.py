@@ -109,9 +109,7 @@ def test_a_checkpoint_of_another_training_is_not_taken(task, store, tmp_path, mo
     train(small(), task, store, KD, checkpoint=tmp_path / "state.pt")
     other = replace(KD, seed=8)
     expected = weights(train(small(), task, store, other).module)
-    assert same(
-        expected, weights(train(small(), task, store, other, checkpoint=tmp_path / "state.pt").module)
-    )
+    assert same(expected, weights(train(small(), task, store, other, checkpoint=tmp_path / "state.pt").module))
 
 
 def test_the_control_never_looks_at_soft_targets_or_the_pool(task, store):
