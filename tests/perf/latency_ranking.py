@@ -88,17 +88,13 @@ def summarise(rows: np.ndarray) -> tuple[float, float, float, int]:
     centre = np.median(rows, axis=0)
     cv = float(np.mean(rows.std(axis=0, ddof=1) / rows.mean(axis=0)))
     ranks = [spearmanr(one, other)[0] for one, other in combinations(rows, 2)]
-    apart = [
-        (i, j) for i, j in combinations(range(rows.shape[1]), 2) if abs(np.log(centre[i] / centre[j])) > 0.03
-    ]
+    apart = [(i, j) for i, j in combinations(range(rows.shape[1]), 2) if abs(np.log(centre[i] / centre[j])) > 0.03]
     right = [(row[i] - row[j]) * (centre[i] - centre[j]) > 0 for row in rows for i, j in apart]
     return cv, float(np.mean(ranks)), float(np.mean(right)), len(apart)
 
 
 def main() -> None:
-    print(
-        f"{host()['cpu']}, onnxruntime {host()['onnxruntime']}, one thread; {REPEATS} repeats of {SECONDS} s"
-    )
+    print(f"{host()['cpu']}, onnxruntime {host()['onnxruntime']}, one thread; {REPEATS} repeats of {SECONDS} s")
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         references = [write_cnn(Path(folder), *one) for one in REFERENCES]

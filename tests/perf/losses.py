@@ -90,7 +90,9 @@ def main() -> None:
             print(f"{'loss':14}{'rate':>8}{'mean':>9}{'sd':>8}{'s':>7}")
             for loss in losses_for(job.task.kind):
                 rate, scores, seconds = try_loss(job, loss)
-                print(f"{loss:14}{rate:8g}{np.mean(scores):9.4f}{np.std(scores, ddof=1):8.4f}{seconds:7.1f}", flush=True)
+                print(
+                    f"{loss:14}{rate:8g}{np.mean(scores):9.4f}{np.std(scores, ddof=1):8.4f}{seconds:7.1f}", flush=True
+                )
             print(f"{'teacher':14}{'':8}{teacher:9.4f}")
 
 

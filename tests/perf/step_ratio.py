@@ -22,10 +22,11 @@ from benchmark import host
 from family import spaces
 from family.soft_targets import SoftTargets, open_store
 from family.tasks import DataOptions, open_task
-from family.train import one_thread, plan_batches, set_rate, step_loss
+from family.train import WEIGHT_DECAY, block_steps, compute_loss, draw_batches, one_thread, plan_batches, set_rate
 from family.types import Task, Training
 
-BLOCKS, STEPS, VIEWS = 9, 20, 4
+BLOCKS, VIEWS = 9, 4
+ENOUGH, SECONDS = 2, 12.0  # after so many seconds a line ends with the pairs it has, if they are enough
 Step = Callable[[int], None]
 
 
@@ -35,6 +36,7 @@ class DrawnTeacher:
 
     outputs_wide: int
     fingerprint: str = "drawn"
+    views: int | None = None
 
     def outputs(self, split: str, rows: np.ndarray, view: int) -> np.ndarray:
         rng = np.random.default_rng([len(split), view, int(rows[0])])
@@ -49,14 +51,20 @@ def write_pictures(folder: Path) -> DataOptions:
     return DataOptions("pictures.npz", folder, views=VIEWS, augment="auto", keep_labels=600)
 
 
+def make_optimiser(module: torch.nn.Module, training: Training) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+
+
 def our_step(task: Task, store: SoftTargets, training: Training, module: torch.nn.Module) -> Step:
     plan = plan_batches(task, training, with_transfer=True)
-    optimiser = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True)
+    optimiser = make_optimiser(module, training)
+    batches = draw_batches(task, store, training, plan, 0, "cpu")
 
     def step(number: int) -> None:
+        batch = next(batches)
         set_rate(optimiser, training, number)
         torch.manual_seed(training.seed * 1_000_003 + number)
-        loss = step_loss(module, task, store, training, plan, number, "cpu")
+        loss = compute_loss(module, task, training, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -76,7 +84,7 @@ def bare_step(task: Task, store: SoftTargets, training: Training, module: torch.
     labels = torch.full((inputs.shape[1],), -1)
     labels[:first] = torch.from_numpy(task.labels("train"))
     rows, views = torch.from_numpy(plan.rows + plan.transfer * first), torch.from_numpy(plan.views)
-    optimiser = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True)
+    optimiser = make_optimiser(module, training)
 
     def step(number: int) -> None:
         row, view = rows[number], views[number]
@@ -97,32 +105,41 @@ def bare_step(task: Task, store: SoftTargets, training: Training, module: torch.
 
 def compare(task: Task, store: SoftTargets, space: spaces.StudentSpace, pick: Callable, batch: int) -> str:
     """One line: ms of both, and the median, least and greatest ratio of neighbouring blocks."""
-    training = Training("kd", 1e-3, (BLOCKS + 1) * STEPS, seed=0, batch=batch, views=store.views)
+    steps = block_steps(task, batch)  # rows are gathered for so many steps at once: whole gathers are timed
+    training = Training("kd", 1e-3, (BLOCKS + 1) * steps, seed=0, batch=batch, views=store.views)
     build = [spaces.build_student(space, pick(space), task, 0).train() for _ in range(2)]
     ours, bare = our_step(task, store, training, build[0]), bare_step(task, store, training, build[1])
-    times = []
+    times: list[tuple[float, float]] = []
+    begin = time.perf_counter()
     for block in range(BLOCKS + 1):
+        if len(times) > ENOUGH and time.perf_counter() - begin > SECONDS:
+            break
         pair = {}
         for step in (ours, bare) if block % 2 else (bare, ours):
             start = time.perf_counter()
-            for number in range(block * STEPS, (block + 1) * STEPS):
+            for number in range(block * steps, (block + 1) * steps):
                 step(number)
-            pair[step] = (time.perf_counter() - start) / STEPS
+            pair[step] = (time.perf_counter() - start) / steps
         times.append((pair[ours], pair[bare]))
     both = 1e3 * np.array(times[1:])
     ratio = both[:, 0] / both[:, 1]
     mine, floor = np.median(both, 0)
     size = f"{space.name} {pick.__name__}"
     weights = spaces.count_parameters(build[0])
-    return f"{size:16}{weights:10,}{batch:7}{mine:9.3f}{floor:9.3f}{np.median(ratio):8.2f}  {ratio.min():.2f} to {ratio.max():.2f}"
+    return f"{size:16}{weights:10,}{batch:7}{mine:9.3f}{floor:9.3f}{np.median(ratio):8.2f}{len(ratio):7}  {ratio.min():.2f} to {ratio.max():.2f}"
 
 
 def main() -> None:
-    print(f"{host()['cpu']}, torch {torch.__version__}, one thread; {BLOCKS} blocks of {STEPS} steps")
-    print(f"{'data':10}{'student':16}{'weights':>10}{'batch':>7}{'ours ms':>9}{'bare ms':>9}{'ratio':>8}  range")
+    print(f"{host()['cpu']}, torch {torch.__version__}, one thread; up to {BLOCKS} pairs of blocks")
+    print(
+        f"{'data':10}{'student':16}{'weights':>10}{'batch':>7}{'ours ms':>9}{'bare ms':>9}{'ratio':>8}{'pairs':>7}  range"
+    )
     with tempfile.TemporaryDirectory() as name, one_thread():
         folder = Path(name)
-        sources = {"digits": DataOptions("digits", folder, views=VIEWS, augment="auto"), "32 x 32": write_pictures(folder)}
+        sources = {
+            "digits": DataOptions("digits", folder, views=VIEWS, augment="auto"),
+            "32 x 32": write_pictures(folder),
+        }
         for label, options in sources.items():
             task = open_task(options, folder / "cache")
             store = open_store(DrawnTeacher(10), task, VIEWS, folder / "soft-targets")

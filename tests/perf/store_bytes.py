@@ -42,6 +42,7 @@ class RowsOnly:
 class DrawnTeacher:
     classes: int
     fingerprint: str = "drawn"
+    views: int | None = None
 
     def outputs(self, split: str, rows: np.ndarray, view: int) -> np.ndarray:
         rng = np.random.default_rng([len(split), view, int(rows[0])])
