@@ -90,9 +90,7 @@ def build_command(arguments: Sequence[str]) -> int:
         run = run or Path("runs") / spec.name
         from family.build import build
 
-        outcome = build(
-            spec, run=options.run, dry_run=options.dry_run, show=keep_quiet if options.quiet else say
-        )
+        outcome = build(spec, run=options.run, dry_run=options.dry_run, show=keep_quiet if options.quiet else say)
     except Mistakes as problem:
         return tell_mistakes(problem, options.budgets, options.json)
     except (RunInUse, RunFailed, BrokenPipeError):
@@ -138,13 +136,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"other commands (build-family COMMAND --help):\n{list_commands()}\n\n{EXIT_CODES}",
     )
-    parser.add_argument(
-        "--budgets", type=Path, required=True, metavar="FILE", help="the file that says what to build"
-    )
+    parser.add_argument("--budgets", type=Path, required=True, metavar="FILE", help="the file that says what to build")
     parser.add_argument("--run", type=Path, metavar="DIR", help="where the run lives (default: runs/<name>)")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, forecast the time, train nothing"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, forecast the time, train nothing")
     parser.add_argument(
         "--workers", type=read_count, metavar="N", help="workers of the search, instead of search.workers"
     )
@@ -207,18 +201,14 @@ def report_command(arguments: Sequence[str]) -> int:
 
 
 def list_runs(run: Path) -> str:
-    found = sorted(
-        str(p.parent) for home in (run, run.parent, Path("runs")) for p in home.glob("*/family.json")
-    )
+    found = sorted(str(p.parent) for home in (run, run.parent, Path("runs")) for p in home.glob("*/family.json"))
     return f" Finished runs: {', '.join(dict.fromkeys(found))}." if found else ""
 
 
 def verify_command(arguments: Sequence[str]) -> int:
     """run a student folder's golden pair through onnxruntime and check its hashes"""
     parser = describe_command(verify_command)
-    parser.add_argument(
-        "student", type=Path, metavar="STUDENT", help="a folder such as runs/<name>/students/<budget>"
-    )
+    parser.add_argument("student", type=Path, metavar="STUDENT", help="a folder such as runs/<name>/students/<budget>")
     folder = parser.parse_args(arguments).student
     if not folder.is_dir():
         say(f"There is no folder {folder} (looked for {folder.resolve()}).")
@@ -243,8 +233,12 @@ def schema_command(arguments: Sequence[str]) -> int:
     text = json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
     if out is None:
         print(text, end="")
-    else:
+        return 0
+    try:
         out.write_text(text, encoding="utf-8")
+    except OSError as problem:
+        say(f"{out} cannot be written: {problem.strerror}.")
+        return 2
     return 0
 
 

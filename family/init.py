@@ -108,7 +108,7 @@ def check_out(out: Path, force: bool) -> None:
 
 def find_data(folder: Path) -> str:
     """The one thing in `folder` that can be data; digits where there is none."""
-    found = [p.name for p in sorted(folder.iterdir()) if not p.name.startswith(".") and can_be_data(p)]
+    found = [p.name for p in sorted(folder.iterdir()) if not p.name.startswith((".", "runs")) and can_be_data(p)]
     if len(found) > 1:
         raise mistake("PATH", f"must be given, as several things here can be data: {', '.join(found[:6])}.")
     if not found:
@@ -161,9 +161,7 @@ def look_at(data: str, task: str | None, label: str | None) -> Findings:
         return Findings("what your function returns", task, label)
     if not path.exists():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise mistake(
-            "PATH", f"{data} is not there (looked for {path.resolve()}).{did_you_mean(path.name, beside)}"
-        )
+        raise mistake("PATH", f"{data} is not there (looked for {path.resolve()}).{did_you_mean(path.name, beside)}")
     if path.is_dir() and not is_hugging_face(path):
         return look_at_folder(path, task)
     if path.is_file() and path.suffix not in TABLES:
@@ -270,9 +268,7 @@ def guess_feature(feature: Any) -> str:
     return "whole" if "int" in dtype else "number" if "float" in dtype else "text"
 
 
-def look_at_columns(
-    columns: list[Column], splits: tuple[str, ...], task: str | None, label: str | None
-) -> Findings:
+def look_at_columns(columns: list[Column], splits: tuple[str, ...], task: str | None, label: str | None) -> Findings:
     chosen = choose_label(columns, label)
     inputs = [c for c in columns if c.name not in (chosen, "split")]
     if not inputs:
@@ -342,7 +338,7 @@ def compose(found: Findings, data: str, teacher: str | None) -> str:
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(data).stem).strip("-.") or "family"
     return "\n".join(
         [
-            f"# {' '.join(found.said.splitlines())}",
+            "# " + "".join(c if c.isprintable() else " " for c in found.said),
             "# Check it, and see how long it takes: build-family --budgets THIS-FILE --dry-run",
             "# Every key and its default: build-family schema",
             f"name: {quote(name)}",
@@ -351,7 +347,7 @@ def compose(found: Findings, data: str, teacher: str | None) -> str:
             "",
             *write_data(found, data),
             "",
-            *write_teacher(teacher),
+            *write_teacher(teacher, task),
             "",
             "students:",
             f"  space: {space:18} # mlp | conv | encoder | file.py:function",
@@ -388,18 +384,28 @@ def write_data(found: Findings, data: str) -> list[str]:
     return [*lines, "  keep_labels: 200         # of train; the rest is labelled by the teacher alone"]
 
 
-def write_teacher(teacher: str | None) -> list[str]:
-    if teacher is None:
-        return [
-            "# .onnx, .pt2, file.py:function, or stored outputs (.npz, .parquet): put in yours",
-            "teacher: teacher.onnx",
-        ]
-    return [
-        "teacher:",
-        f"  path: {quote(teacher)}",
+PREPROCESS = [
+    "  # what pixels, scaled to 0..1, go through before it; without this it gets what the students get",
+    "  # preprocess: {size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225],",
+    "  #              layout: nchw, channels: rgb}",
+]
+
+
+def write_teacher(teacher: str | None, task: str) -> list[str]:
+    if teacher == "digits":
+        return ["teacher: digits           # trained by the first run, then kept"]
+    more = [
         "  gives: auto              # logits | probabilities | auto",
         "  # classes: classes.txt   # the order of its outputs, where it is not the data's",
+        *(PREPROCESS if task == "images" else []),
     ]
+    if teacher is None:
+        return [
+            "teacher:",
+            "  path: teacher.onnx       # PUT IN YOURS: .onnx, .pt2, file.py:function, .npz or .parquet",
+            *more,
+        ]
+    return ["teacher:", f"  path: {quote(teacher)}", *more]
 
 
 def write_input(found: Findings) -> list[str]:
@@ -414,4 +420,11 @@ def quote(text: str) -> str:
     plain = re.fullmatch(r"[A-Za-z_./][\w./:+-]*[\w/]|[A-Za-z_]", text, re.ASCII)
     word = text.lower() in ("y", "n", "yes", "no", "on", "off", "true", "false", "null", ".inf", ".nan")
     number = re.fullmatch(r"[+-]?[\d._]+(e[+-]?\d+)?", text)
-    return text if plain and not word and not number else json.dumps(text, ensure_ascii=False)
+    return text if plain and not word and not number else f'"{"".join(map(escape, text))}"'
+
+
+def escape(character: str) -> str:
+    """As it stands between double quotes in YAML."""
+    if character in '"\\':
+        return "\\" + character
+    return character if character.isprintable() else f"\\U{ord(character):08X}"
