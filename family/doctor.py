@@ -118,9 +118,7 @@ def list_packages(extra: str | None) -> Iterator[tuple[str, str | None]]:
 
 
 def list_extras() -> list[str]:
-    found = [
-        re.search(r"""extra\s*==\s*['"]([\w-]+)['"]""", requirement) for requirement in requires(NAME) or []
-    ]
+    found = [re.search(r"""extra\s*==\s*['"]([\w-]+)['"]""", requirement) for requirement in requires(NAME) or []]
     return list(dict.fromkeys(match.group(1) for match in found if match))
 
 
@@ -155,9 +153,7 @@ def find_missing(transport: str) -> list[dict[str, str]]:
 
 def is_installed(need: str) -> bool:
     if need.startswith("npm:"):
-        return any(
-            (folder / "node_modules" / need[4:]).is_dir() for folder in (Path.cwd(), *Path.cwd().parents)
-        )
+        return any((folder / "node_modules" / need[4:]).is_dir() for folder in (Path.cwd(), *Path.cwd().parents))
     return any(shutil.which(program) for program in need.split("|"))
 
 

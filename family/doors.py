@@ -43,9 +43,7 @@ def load(reference: str, folder: Path, where: str) -> Any:
     if not hasattr(module, name):
         functions = list_functions(module)
         there = f"It has {', '.join(functions[:10])}" if functions else "It has no function"
-        raise mistake(
-            where, f"names '{name}', which {file} does not have. {there}.{did_you_mean(name, functions)}"
-        )
+        raise mistake(where, f"names '{name}', which {file} does not have. {there}.{did_you_mean(name, functions)}")
     if not callable(getattr(module, name)):
         kind = type(getattr(module, name)).__name__
         raise mistake(where, f"must name a function. {file}:{name} is of type {kind}.")
@@ -57,9 +55,7 @@ def list_functions(module: ModuleType) -> list[str]:
     return [
         name
         for name, value in vars(module).items()
-        if not name.startswith("_")
-        and callable(value)
-        and getattr(value, "__module__", "") == module.__name__
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "") == module.__name__
     ]
 
 
@@ -92,16 +88,12 @@ def explain_failure(problem: BaseException, path: Path, where: str) -> Mistakes:
         file, line = Path(problem.filename), problem.lineno
         said = problem.msg
     else:
-        frames = [
-            f for f in traceback.extract_tb(problem.__traceback__) if is_inside(f.filename, path.parent)
-        ]
+        frames = [f for f in traceback.extract_tb(problem.__traceback__) if is_inside(f.filename, path.parent)]
         file, line = (Path(frames[-1].filename), frames[-1].lineno) if frames else (path, None)
         said = (str(problem).splitlines() or [""])[0]
     at = f"{file.name}, line {line}" if line else file.name
     kind = type(problem).__name__
-    return mistake(
-        where, f"cannot be loaded: {kind}: {said} ({at})." if said else f"cannot be loaded: {kind} ({at})."
-    )
+    return mistake(where, f"cannot be loaded: {kind}: {said} ({at})." if said else f"cannot be loaded: {kind} ({at}).")
 
 
 def is_inside(file: str, folder: Path) -> bool:

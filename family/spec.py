@@ -77,13 +77,9 @@ class SplitSpec(Part):
     def leave_rows_to_train(self) -> SplitSpec:
         shares = [v for v in (self.val, self.test) if isinstance(v, float)]
         if shares and any(isinstance(v, str) for v in (self.train, self.val, self.test, self.transfer)):
-            raise ValueError(
-                "must hold either shares of val and test, or names of ready-made splits, not both"
-            )
+            raise ValueError("must hold either shares of val and test, or names of ready-made splits, not both")
         if sum(shares) >= 1:
-            raise ValueError(
-                f"must leave rows to train: val and test must sum to less than 1. Got {sum(shares):g}"
-            )
+            raise ValueError(f"must leave rows to train: val and test must sum to less than 1. Got {sum(shares):g}")
         return self
 
 
@@ -151,9 +147,7 @@ def read_pair(value: Any) -> Any:
     """[low, high] as a mapping."""
     if isinstance(value, list):
         if len(value) != 2:
-            raise ValueError(
-                f"must be a value, [low, high], {{low, high, step, log}} or {{choices: […]}}. Got {value}"
-            )
+            raise ValueError(f"must be a value, [low, high], {{low, high, step, log}} or {{choices: […]}}. Got {value}")
         return {"low": value[0], "high": value[1]}
     return value
 
@@ -165,9 +159,7 @@ def tell_range(value: Any) -> str:
 PairSpec = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Range = Annotated[RangeSpec, BeforeValidator(read_pair, json_schema_input_type=RangeSpec | PairSpec)]
 Value = Annotated[int, Strict()] | Number | str
-Narrowed = Annotated[
-    Annotated[Range, Tag("range")] | Annotated[Value, Tag("value")], Discriminator(tell_range)
-]
+Narrowed = Annotated[Annotated[Range, Tag("range")] | Annotated[Value, Tag("value")], Discriminator(tell_range)]
 
 
 class StudentsSpec(Part):

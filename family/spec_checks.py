@@ -41,9 +41,7 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
 def check_names(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
     task, space = raw.get("task"), as_mapping(raw.get("students")).get("space")
     if isinstance(task, str) and any(word in task.lower() for word in REFUSED) and not is_reference(task):
-        yield Mistake(
-            "task", f"'{task}' is not supported: students give one answer per example, no boxes or masks."
-        )
+        yield Mistake("task", f"'{task}' is not supported: students give one answer per example, no boxes or masks.")
     else:
         yield from check_name("task", task, TASKS, folder)
     yield from check_name("students.space", space, SPACES, folder)
@@ -142,9 +140,7 @@ def check_targets(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         given = as_mapping(options)
         if name not in PRESETS and "transport" not in given:
             known = f"its name is no preset ({', '.join(PRESETS)})"
-            yield Mistake(
-                f"targets.{name}", f"must have a transport, as {known}.{did_you_mean(name, PRESETS)}"
-            )
+            yield Mistake(f"targets.{name}", f"must have a transport, as {known}.{did_you_mean(name, PRESETS)}")
             continue
         try:
             can_target_answer(name, given)
@@ -161,9 +157,7 @@ def check_budgets(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         where, budget = f"budgets.{name}", as_mapping(given)
         twin = folders.setdefault(name.lower(), name)
         if twin != name:
-            yield Mistake(
-                where, f"differs from '{twin}' by upper and lower case alone, and both name a folder."
-            )
+            yield Mistake(where, f"differs from '{twin}' by upper and lower case alone, and both name a folder.")
         target = budget.get("target")
         if isinstance(target, str) and target not in own and target not in PRESETS:
             known = [*dict.fromkeys([*own, *PRESETS])]
@@ -174,9 +168,7 @@ def check_budgets(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         yield from check_score_limit(where, budget.get("score"), raw.get("score"))
 
 
-def check_limits(
-    where: str, budget: Mapping[str, Any], target: str, options: Mapping[str, Any]
-) -> Iterator[Mistake]:
+def check_limits(where: str, budget: Mapping[str, Any], target: str, options: Mapping[str, Any]) -> Iterator[Mistake]:
     """Limits that the target cannot answer."""
     try:
         answers = can_target_answer(target, options)
@@ -185,23 +177,14 @@ def check_limits(
     able = list_names([cost for cost in COSTS if cost in answers], "and")
     for cost in COSTS:
         if budget.get(cost) is not None and cost not in answers:
-            yield Mistake(
-                f"{where}.{cost}", f"cannot be answered by target '{target}', which answers {able}."
-            )
+            yield Mistake(f"{where}.{cost}", f"cannot be answered by target '{target}', which answers {able}.")
     by = budget.get("cheapest_by")
     if by in COSTS and by not in answers:
-        yield Mistake(
-            f"{where}.cheapest_by", f"{by} cannot be answered by target '{target}', which answers {able}."
-        )
+        yield Mistake(f"{where}.cheapest_by", f"{by} cannot be answered by target '{target}', which answers {able}.")
 
 
 def check_score_limit(where: str, limit: Any, score: Any) -> Iterator[Mistake]:
-    if (
-        score in SHARES
-        and isinstance(limit, int | float)
-        and not isinstance(limit, bool)
-        and not 0 <= limit <= 1
-    ):
+    if score in SHARES and isinstance(limit, int | float) and not isinstance(limit, bool) and not 0 <= limit <= 1:
         hint = f" Did you mean {limit / 100:g}?" if 1 < limit <= 100 else ""
         yield Mistake(f"{where}.score", f"must lie within 0 and 1, as {score} does. Got {limit:g}.{hint}")
 

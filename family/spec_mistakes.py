@@ -14,9 +14,7 @@ from family.yaml_lines import join
 Place = tuple[str | int, ...]
 
 
-def translate_errors(
-    problem: ValidationError, raw: Mapping[str, Any], model: type[BaseModel]
-) -> list[Mistake]:
+def translate_errors(problem: ValidationError, raw: Mapping[str, Any], model: type[BaseModel]) -> list[Mistake]:
     """One mistake per place; what the branches of a union allow there is said together."""
     places: dict[Place, list[Any]] = {}
     for error in problem.errors():
@@ -56,9 +54,7 @@ def explain(place: Place, errors: list[Any], model: type[BaseModel]) -> Mistake:
         said = str(first["ctx"]["error"])
         return Mistake(where, said if said.endswith("?") else f"{said}.")
     if first["type"] == "string_pattern_mismatch":
-        said = (
-            "names a folder: it must begin with a letter, digit or '_' and hold letters, digits, - _ . only."
-        )
+        said = "names a folder: it must begin with a letter, digit or '_' and hold letters, digits, - _ . only."
         return Mistake(where, f"{said} Got {first['input']!r}.")
     return Mistake(where, explain_value(errors))
 
@@ -106,9 +102,7 @@ def say_allowed(error: Any) -> str:
         return list_names(list_literals(error))
     if kind in ("too_short", "too_long"):
         what = "mapping" if isinstance(error["input"], dict) else "list"
-        bound = (
-            f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
-        )
+        bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
         counted = "one entry" if bound == "at least 1" else f"{bound.split()[-1]} entries"
         return f"a {what} of {bound.rpartition(' ')[0]} {counted}"
     return str(error["msg"]).removeprefix("Input should be ")

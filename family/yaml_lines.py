@@ -56,9 +56,7 @@ def read_text(path: Path) -> str:
         said = f"There is no file {path} (looked for {path.resolve()}).{list_yaml(path.parent)}"
         raise mistake("", f"{said} `build-family init` writes one.") from problem
     except UnicodeDecodeError as problem:
-        raise mistake(
-            "", f"{path.name} is not YAML: it is not UTF-8 text (byte {problem.start})."
-        ) from problem
+        raise mistake("", f"{path.name} is not YAML: it is not UTF-8 text (byte {problem.start}).") from problem
     except OSError as problem:
         raise mistake("", f"{path} cannot be read: {problem.strerror}.") from problem
 
