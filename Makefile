@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 
-.PHONY: setup family test test-slow check perf examples clean
+.PHONY: setup family test test-slow check perf clean
 
 setup: .venv/.ready
 
@@ -17,6 +17,10 @@ setup: .venv/.ready
 
 family: setup
 	$(BIN)/build-family --budgets examples/digits/budgets.yaml
+
+example-%: setup
+	$(BIN)/python examples/$*/prepare.py
+	$(BIN)/build-family --budgets examples/$*/budgets.yaml
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -395,7 +395,8 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
 - {measure} on {job.task.rows("test")} held-out test rows: {test["value"]:.4f}
   (95 % interval {test["low"]:.4f} to {test["high"]:.4f})
 - against the same student trained on labels alone: {control["verdict"]}
-  (difference {control["difference"]["value"]:+.4f}, smallest difference this test could have shown {control["detectable"]:.4f})
+  (difference {control["difference"]["value"]:+.4f}, smallest difference this test
+  could have shown {control["detectable"]:.4f})
 {limits}
 
 ## Limits of use

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-import benchmark  # noqa: F401: onnxruntime's tools put another one on the path
+import benchmark  # noqa: F401  (before onnxruntime's tools put another one on the path)
 from export import Signature, TensorSpec, check_parity, to_onnx
 from family import spaces
 from family.errors import Mistakes
@@ -333,7 +333,7 @@ def test_loaded_weights_are_kept_and_found(project):
     ],
 )
 def test_a_users_mistakes_are_explained(project, name, said):
-    with pytest.raises(Mistakes, match="students.space") as caught:
+    with pytest.raises(Mistakes, match=r"students\.space") as caught:
         spaces.open_space(f"nets.py:{name}", None, project, TABLE)
     assert said in str(caught.value)
 
