@@ -17,6 +17,7 @@ from PIL import Image
 
 from export import SeriesFront, TableFront, apply_front
 from family.tasks import DataOptions, DataTask, open_task
+from family.tasks.sources import Encoded
 
 SPLITS = ("train", "transfer", "val", "test")
 
@@ -123,10 +124,10 @@ def test_a_folder_of_unlabelled_images_is_the_pool(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["parquet", "hugging face"])
 def test_encoded_images_in_a_column(tmp_path: Path, where: str) -> None:
-    random = np.random.default_rng(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 9, 9, 3), dtype=np.uint8)
     frame = pd.DataFrame(
         {
-            "picture": [encode(p) for p in random.integers(0, 256, (40, 9, 9, 3), dtype=np.uint8)],
+            "picture": [encode(p) for p in pixels],
             "label": ["cat", "dog"] * 20,
         }
     )
@@ -141,7 +142,15 @@ def test_encoded_images_in_a_column(tmp_path: Path, where: str) -> None:
         )
     task = opened(tmp_path, "data.parquet")
     assert task.classes == ("cat", "dog")
+    assert isinstance(task.source.files, Encoded)  # in Arrow, not in a list
+    assert len(task.source.files) == 40
+    ids = task.row_ids("val")
+    np.testing.assert_array_equal(task.raw("val", np.arange(len(ids)))["image"], pixels[ids])
     assert_whole(task)
+    draw_images(tmp_path / "more", classes=1, each=5)
+    with_pool = opened(tmp_path, "data.parquet", transfer="more", student_input=(8, 8))
+    assert with_pool.rows("transfer") == 5
+    assert with_pool.inputs("transfer", np.arange(5), 1)[0].shape == (5, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -404,3 +413,45 @@ def test_the_description_is_for_the_report(tmp_path: Path) -> None:
     found = opened(tmp_path, "digits").describe()
     assert found["rows"] == {"train": 200, "transfer": 797, "val": 200, "test": 600}
     assert sum(found["train_labels"].values()) == 200
+
+
+def test_large_arrays_are_mapped_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from family.tasks import sources
+
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 9, 8, 3), dtype=np.uint8)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "d.npz", label=np.arange(60) % 3, x=pixels, other=np.asfortranarray(pixels[..., 0]))
+        monkeypatch.setattr(sources, "MAPPED", 0)
+        arrays = sources.load_arrays(tmp_path / "d.npz", "data.path")
+        assert isinstance(arrays["x"], np.memmap) == (save is np.savez)
+        np.testing.assert_array_equal(arrays["x"], pixels)
+        np.testing.assert_array_equal(arrays["other"], pixels[..., 0])
+        np.testing.assert_array_equal(arrays["label"], np.arange(60) % 3)
+
+
+def test_normalisation_is_measured_over_all_of_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from family.tasks import data_task
+
+    pixels = np.repeat(np.arange(60, dtype=np.uint8), 64).reshape(60, 8, 8)
+    np.savez(tmp_path / "d.npz", x=pixels, label=np.arange(60) // 20)
+    whole = opened(tmp_path, "d.npz").front
+    monkeypatch.setattr(data_task, "MEASURED", 10)
+    part = opened(tmp_path, "d.npz").front
+    assert part != whole
+    assert abs(part.mean[0] - whole.mean[0]) < 4  # type: ignore[union-attr]
+
+
+def test_images_are_decoded_once_to_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from family.tasks import data_task
+
+    draw_images(tmp_path / "photos")
+    first = opened(tmp_path, "photos")
+    monkeypatch.setattr(data_task, "image_sizes", lambda source: pytest.fail("decoded again"))
+    assert opened(tmp_path, "photos").fingerprint == first.fingerprint
+
+
+def test_a_label_that_no_train_row_has_is_warned_about(tmp_path: Path) -> None:
+    label = np.random.default_rng(0).integers(0, 2, (60, 4))
+    label[:, 2] = 0
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(1).random((60, 8, 8)), label=label)
+    assert any("teach nothing: 2" in warning for warning in opened(tmp_path, "d.npz").warnings)

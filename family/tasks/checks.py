@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -27,14 +29,26 @@ def collect(*steps: Callable[[], object]) -> None:
         raise Mistakes(found)
 
 
+def bad_rows(values: np.ndarray, bad: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Rows where `bad` holds anywhere, read in pieces: `values` may be larger than memory."""
+    piece = max(1, 50_000_000 // max(values[:1].nbytes, 1))
+    parts = [
+        start
+        + np.flatnonzero(
+            bad(values[start : start + piece]).reshape(len(values[start : start + piece]), -1).any(1)
+        )
+        for start in range(0, len(values), piece)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
 def check_values(source: Source) -> None:
     """Raises Mistakes for NaN or infinity where they cannot be meant (a table's numbers may be missing)."""
     wrong = []
     for name, values in source.columns.items():
         if values.dtype.kind != "f":
             continue
-        bad = np.isinf(values) if source.kind == "table" else ~np.isfinite(values)
-        rows = np.flatnonzero(bad.reshape(len(values), -1).any(1))
+        rows = bad_rows(values, np.isinf if source.kind == "table" else lambda part: ~np.isfinite(part))
         if len(rows):
             what = "infinite values" if source.kind == "table" else "NaN or infinite values"
             wrong.append(
@@ -64,7 +78,7 @@ def image_sizes(source: Source) -> set[tuple[int, int]]:
     def side(file: object) -> tuple[int, int] | None:
         try:
             height, width = decode(file).shape[:2]
-        except (OSError, ValueError, SyntaxError):
+        except (OSError, ValueError, SyntaxError, EOFError, struct.error):
             return None
         return height, width
 
@@ -103,8 +117,6 @@ def warn_of_duplicates(keys: np.ndarray, splits: Mapping[str, np.ndarray]) -> tu
 def row_keys(source: Source) -> np.ndarray:
     """A hash per row over all its raw inputs."""
     if source.files:
-        from pathlib import Path
-
         raw = (f if isinstance(f, bytes) else Path(f).read_bytes() for f in source.files)
         return np.array([hashlib.sha256(b).hexdigest()[:16] for b in raw])
     arrays = [np.ascontiguousarray(values) for values in source.columns.values()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,17 +27,18 @@ from export import (
     raw_signature,
 )
 from family.errors import mistake
-from family.run_folder import content_id, write_beside
+from family.run_folder import content_id, write_beside, write_json
 from family.tasks.augment import Augment, check_augment, read_augment, view_images, view_series
 from family.tasks.checks import check_values, collect, image_sizes, row_keys, warn_of_duplicates
 from family.tasks.options import DataOptions, Source
-from family.tasks.sources import IMAGE_ENDINGS, decode, load_arrays, near, read_source
+from family.tasks.sources import IMAGE_ENDINGS, decode, join_files, load_arrays, near, read_source
 from family.tasks.splits import split_rows
 from family.types import Kind, Split
 from reports import SCORES, Score
 
 IN_MEMORY = 512_000_000
 TASKS = ("images", "table", "series")
+MEASURED = 2000  # images that give mean and deviation
 FEW_VALUES = 20  # numeric labels with more distinct values than this are a regression
 DIGITS_LABELLED = 200
 
@@ -157,7 +160,7 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
             "task",
             f"must be {', '.join(TASKS)}. Got '{options.task}'.{near(options.task, TASKS)}",
         )
-    source = read_source(options)
+    source = read_source(options, cache)
     if options.task and options.task != source.kind:
         raise mistake("task", f"says {options.task}; {options.path} holds {source.kind}.")
     collect(
@@ -172,13 +175,13 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
     source, splits, truth = join_transfer(source, splits, truth, options)
     check_values(source)
     check_classes(kind, classes, truth, splits)
-    sides = image_sizes(source) if source.files else set()
+    keys = row_keys(source)
+    sides = remember_sizes(source, keys, cache) if source.files else set()
     front = make_front(source, splits["train"], options, sides)
     outputs = len(classes) if classes else (truth.shape[1] if truth.ndim > 1 else 1)
     output_name = "values" if kind == "regression" else "logits"
     side = min(front.size) if isinstance(front, ImageFront) else 1
     augment = read_augment(options.augment, source.kind, side)
-    keys = row_keys(source)
     data_key = content_id(
         hashlib.sha256("".join(keys).encode()).hexdigest(), hashlib.sha256(truth.tobytes()).hexdigest()
     )
@@ -201,7 +204,11 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
         target_scale=scale,
         fingerprint=fingerprint,
         notes=(*source.notes, *notes),
-        warnings=(*source.warnings, *warn_of_duplicates(keys, splits)),
+        warnings=(
+            *source.warnings,
+            *warn_of_rare(classes, kind, truth, splits),
+            *warn_of_duplicates(keys, splits),
+        ),
         ragged=bool(source.files) and len(sides) > 1,
         source=source,
         splits=splits,
@@ -211,6 +218,14 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
         seed=options.seed,
         cache=cache,
     )
+
+
+def remember_sizes(source: Source, keys: np.ndarray, cache: Path) -> set[tuple[int, int]]:
+    """`image_sizes`, found once for these contents: decoding every image is slow."""
+    path = cache / f"sizes-{content_id(keys.tolist())}.json"
+    if not path.exists():
+        write_json(path, sorted(image_sizes(source)))
+    return {(int(height), int(width)) for height, width in json.loads(path.read_text())}
 
 
 def read_labels(
@@ -306,6 +321,17 @@ def check_classes(
         raise mistake("data.split", f"leaves train without a row of class {', '.join(missing[:5])}.")
 
 
+def warn_of_rare(
+    classes: tuple[str, ...] | None, kind: Kind, truth: np.ndarray, splits: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
+    """Labels of a multi-label task that every train row has, or none."""
+    if kind != "multilabel" or classes is None:
+        return ()
+    share = truth[splits["train"]].mean(0)
+    same = [classes[i] for i in np.flatnonzero((share == 0) | (share == 1))]
+    return (f"labels that no or every train row has teach nothing: {', '.join(same[:5])}",) if same else ()
+
+
 def join_transfer(
     source: Source, splits: dict[str, np.ndarray], truth: np.ndarray, options: DataOptions
 ) -> tuple[Source, dict[str, np.ndarray], np.ndarray]:
@@ -327,7 +353,7 @@ def join_transfer(
     joined = replace(
         source,
         columns={n: np.concatenate([v, pool.columns[n].astype(v.dtype)]) for n, v in source.columns.items()},
-        files=(*source.files, *pool.files),
+        files=join_files(source.files, tuple(pool.files)),
         labels=np.concatenate([source.labels, np.repeat(source.labels[:1], count, 0)]),
         known=np.concatenate([source.known, np.zeros(count, bool)]),
         groups=None if source.groups is None else np.concatenate([source.groups, np.full(count, "transfer")]),
@@ -377,25 +403,33 @@ def make_front(source: Source, train: np.ndarray, options: DataOptions, sides: s
 def image_front(
     source: Source, train: np.ndarray, options: DataOptions, sides: set[tuple[int, int]]
 ) -> ImageFront:
-    shown = train[:2000]
     if source.files:
-        pixels: Any = np.concatenate([decode(source.files[i]).reshape(-1, 3)[::7] for i in shown])
         raw: tuple[int | None, ...] = (*(sides.copy().pop() if len(sides) == 1 else (None, None)), 3)
         dtype, channels = "uint8", 3
     else:
-        array = source.columns["image"]
-        raw, dtype = array.shape[1:], str(array.dtype)
+        raw, dtype = source.columns["image"].shape[1:], str(source.columns["image"].dtype)
         channels = {"hw": 1, "hwc": raw[-1], "chw": raw[0]}[source.layout] or 1
-        moved = np.moveaxis(array[shown], 1, -1) if source.layout == "chw" else array[shown]
-        pixels = moved.reshape(-1, channels)
     height, width = {"hw": raw, "hwc": raw[:2], "chw": raw[1:]}[source.layout]
     if options.student_input is None and height is None:
         raise mistake("students.input", "must be given: the images are of different sizes.")
     size = options.student_input or (int(height or 0), int(width or 0))
-    mean, std = pixels.mean(0, dtype=np.float64), pixels.std(0, dtype=np.float64)
+    mean, std = measure_pixels(source, train, int(channels))
     return ImageFront(
         dtype, source.layout, tuple(raw), int(channels), size, rounded(mean), rounded(np.maximum(std, 1e-3))
     )
+
+
+def measure_pixels(source: Source, train: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation per channel over at most `MEASURED` train images, spread evenly, one at a time."""
+    shown = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), MEASURED)).astype(np.int64))]
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for row in shown:
+        image = raw_rows(source, np.array([row]))["image"][0]
+        image = np.moveaxis(image, 0, -1) if source.layout == "chw" else image
+        pixels = image.reshape(-1, channels).astype(np.float64)
+        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
+    mean = total / count
+    return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
 
 
 def rounded(values: np.ndarray) -> tuple[float, ...]:
@@ -460,14 +494,14 @@ def prepare_body(source: Source, front: Front, place: Path) -> tuple[np.ndarray,
 
 
 def write_body(source: Source, front: Front, paths: list[Path], first: tuple[Tensor, ...]) -> None:
-    parts = [path.with_name(f".{path.name}.filling") for path in paths]
+    parts = [path.with_name(f".{path.name}.{os.getpid()}.filling") for path in paths]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     maps = [
         np.lib.format.open_memmap(p, "w+", np.float16, (source.rows, *t.shape[1:]))
         for p, t in zip(parts, first, strict=True)
     ]
     start = 0
-    for chunk in raw_chunks(source, True):
+    for chunk in raw_chunks(source, bool(source.files)):
         given = apply_front(front, chunk)
         for array, tensor in zip(maps, given, strict=True):
             array[start : start + len(tensor)] = tensor.numpy()

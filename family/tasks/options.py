@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Source:
     names: tuple[str, ...] | None = None  # class names where the source itself names them
     split: np.ndarray | None = None
     groups: np.ndarray | None = None
-    files: tuple[Any, ...] = ()
+    files: Sequence[Any] = ()  # paths, or encoded bytes
     layout: str = ""
     peak: float = 255.0  # the brightest value a uint8 pixel can have
     preprocessing: Mapping[str, Any] = field(default_factory=dict)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import pandas as pd
 
 from family.doors import load
 from family.errors import mistake
+from family.run_folder import content_id, write_beside
 from family.tasks.options import DataOptions, Source
 
+MAPPED = 64_000_000  # bytes from which an array of an .npz is mapped, not read
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 FORMATS = (
     "a folder of class folders, .npz, .csv, .parquet, a saved Hugging Face dataset, or path/file.py:function"
@@ -23,8 +27,11 @@ FORMATS = (
 SPLIT_FOLDERS = ("train", "val", "test")
 
 
-def read_source(options: DataOptions) -> Source:
-    """Read the data of `options.path`. Raises Mistakes naming `data.path` or `data.label`."""
+def read_source(options: DataOptions, cache: Path | None = None) -> Source:
+    """Read the data of `options.path`. Raises Mistakes naming `data.path` or `data.label`.
+
+    With a `cache` folder, images inside a .parquet are mapped from an Arrow copy there, not held in memory.
+    """
     if options.path == "digits":
         return read_digits()
     if ".py:" in options.path:
@@ -38,7 +45,7 @@ def read_source(options: DataOptions) -> Source:
     readers: dict[str, Callable[[Path, DataOptions], Source]] = {
         ".npz": read_npz,
         ".csv": read_table,
-        ".parquet": read_table,
+        ".parquet": lambda path, options: read_parquet(path, options, cache),
     }
     if path.suffix not in readers:
         raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.")
@@ -80,7 +87,8 @@ def load_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
     """Every array of an .npz. Raises Mistakes where it is none, or broken."""
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            mapped = {name: map_array(path, name) for name in archive.files}
+            return {n: archive[n] if found is None else found for n, found in mapped.items()}
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as problem:
         if "allow_pickle" in str(problem) and zipfile.is_zipfile(path):
             raise mistake(
@@ -90,6 +98,27 @@ def load_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
                 "names as text.",
             ) from problem
         raise mistake(where, f"{path.name} is no readable .npz: {problem}") from problem
+
+
+def map_array(path: Path, name: str) -> np.ndarray | None:
+    """The array `name` of an .npz, memory-mapped where large and stored uncompressed (as np.savez does)."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as handle:
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size < MAPPED:
+            return None
+        handle.seek(member.header_offset + 26)
+        handle.seek(
+            sum(struct.unpack("<HH", handle.read(4))), 1
+        )  # the local header's own name and extra field
+        version = np.lib.format.read_magic(handle)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(handle)
+        if dtype.hasobject:
+            return None
+        order: Any = "F" if fortran else "C"
+        return np.memmap(path, dtype, "r", handle.tell(), shape, order)
 
 
 def from_arrays(arrays: dict[str, np.ndarray], options: DataOptions) -> Source:
@@ -170,13 +199,13 @@ def guess_arrays(
                 raise mistake(
                     "data.path", f"series must be (rows, channels, time). Got '{inputs[0]}' {array.shape}."
                 )
-            columns = {"series": array.astype(np.float32)}
+            columns = {"series": array.astype(np.float32, copy=False)}
             if "length" in arrays:
                 columns = cut_series(array, arrays["length"])
             return "series", columns, "", [f"task: series, channels {array.shape[1]}, time {array.shape[2]}"]
         if asked == "images" or (asked is None and array.ndim >= 3):
             layout = guess_layout(array)
-            kept = array if array.dtype == np.uint8 else array.astype(np.float32)
+            kept = array if array.dtype == np.uint8 else array.astype(np.float32, copy=False)
             return (
                 "images",
                 {"image": kept},
@@ -188,7 +217,7 @@ def guess_arrays(
             return "table", columns, "", [f"task: table of {array.shape[1]} numbers"]
     return (
         "plain",
-        {n: arrays[n].astype(np.float32) for n in names},
+        {n: arrays[n].astype(np.float32, copy=False) for n in names},
         "",
         [f"task: several named inputs: {', '.join(names)}"],
     )
@@ -234,6 +263,77 @@ def read_table(path: Path, options: DataOptions) -> Source:
     return from_frame(read_frame(path, "data.path"), options)
 
 
+def read_parquet(path: Path, options: DataOptions, cache: Path | None) -> Source:
+    """As `read_table`; a column of encoded images stays in Arrow, mapped from disk where there is a cache."""
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+        pictures = [field.name for field in schema if is_binary(field.type)]
+        if not pictures:
+            return read_table(path, options)
+        frame = pd.read_parquet(path, columns=[name for name in schema.names if name not in pictures])
+        columns = map_parquet(path, pictures, cache) if cache else pq.read_table(path, columns=pictures)
+    except (ValueError, OSError) as problem:
+        raise mistake("data.path", f"{path.name} cannot be read as .parquet: {problem}") from problem
+    return from_frame(frame.assign(**arrow_columns(columns, pictures)), options)
+
+
+def is_binary(kind: Any) -> bool:
+    """Bytes, or a struct that holds `bytes` (as Hugging Face stores images)."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and is_binary(field.type) for field in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def map_parquet(path: Path, names: list[str], cache: Path) -> Any:
+    """The columns `names` as a memory-mapped Arrow table, copied once, batch by batch."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    seen = path.stat()
+    copy = cache / f"images-{content_id(str(path), seen.st_size, seen.st_mtime_ns, names)}.arrow"
+
+    def fill(beside: Path) -> None:
+        with pq.ParquetFile(path) as file, pa.OSFile(str(beside), "wb") as sink:
+            schema = pa.schema([file.schema_arrow.field(name) for name in names])
+            with pa.ipc.new_file(sink, schema) as writer:
+                for batch in file.iter_batches(64, columns=names):
+                    writer.write_batch(batch.cast(schema))
+
+    if not copy.exists():
+        write_beside(copy, fill)
+    return pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
+
+
+def arrow_columns(table: Any, names: list[str]) -> dict[str, pd.Series]:
+    """Columns for a frame that stay where they are, in Arrow."""
+    return {name: pd.Series(pd.arrays.ArrowExtensionArray(table.column(name))) for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded(Sequence[Any]):
+    """Encoded images of an Arrow column, taken out one at a time; after them `more`, files of a pool."""
+
+    column: Any
+    more: tuple[Any, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.column) + len(self.more)
+
+    def __getitem__(self, row: Any) -> Any:
+        if row >= len(self.column):
+            return self.more[row - len(self.column)]
+        value = self.column[int(row)].as_py()
+        return (value["bytes"] if isinstance(value, Mapping) else value) or b""
+
+
+def join_files(files: Sequence[Any], more: tuple[Any, ...]) -> Sequence[Any]:
+    return replace(files, more=(*files.more, *more)) if isinstance(files, Encoded) else (*files, *more)
+
+
 def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
     label = options.label or "label"
     refuse_boxes(frame.columns)
@@ -262,6 +362,8 @@ def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
 
 
 def is_image_column(column: pd.Series) -> bool:
+    if isinstance(column.dtype, pd.ArrowDtype):
+        return is_binary(column.dtype.pyarrow_dtype)
     first = column.dropna().iloc[0] if column.notna().any() else None
     return isinstance(first, bytes) or (isinstance(first, Mapping) and "bytes" in first)
 
@@ -273,7 +375,13 @@ def picture_table(
     split: np.ndarray | None,
     groups: np.ndarray | None,
 ) -> Source:
-    files = tuple(v["bytes"] if isinstance(v, Mapping) else v for v in column)
+    files: Sequence[Any]
+    if isinstance(column.dtype, pd.ArrowDtype):
+        import pyarrow as pa
+
+        files = Encoded(pa.chunked_array(column.array.__arrow_array__()))
+    else:
+        files = tuple(v["bytes"] if isinstance(v, Mapping) else v for v in column)
     return Source(
         "images",
         {},
@@ -388,10 +496,9 @@ def read_hugging_face(path: Path, options: DataOptions) -> Source:
     frames = []
     renamed = {"validation": "val", "valid": "val"}
     for name, table in tables.items():
-        for column, feature in table.features.items():
-            if isinstance(feature, datasets.Image):
-                table = table.cast_column(column, datasets.Image(decode=False))
-        frame = table.to_pandas()
+        pictures = [c for c, feature in table.features.items() if isinstance(feature, datasets.Image)]
+        whole = table.with_format("arrow")[:]
+        frame = whole.drop_columns(pictures).to_pandas().assign(**arrow_columns(whole, pictures))
         for column, feature in table.features.items():
             if isinstance(feature, datasets.ClassLabel):
                 frame[column] = [feature.names[i] if i >= 0 else None for i in frame[column]]
