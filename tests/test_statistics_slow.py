@@ -190,6 +190,7 @@ class SizeOnly:
 def search_sizes(folder: Path, cache: Path, seed: int) -> tuple[Job, list[np.ndarray]]:
     """The best on val under each size budget, by its outputs on test."""
     job = open_job(read(folder, SIZES, seed, trials=12), folder / "run", cache, lambda _: None)
+    job.folder.mkdir(parents=True)
     found = search(job, replace(RECIPE, seed=seed), {"cpu": SizeOnly()})  # type: ignore[dict-item]
     done = [t for t in found.trials if t["state"] == "complete"]
     return job, [best_under(job, done, budget, replace(RECIPE, seed=seed)) for budget in job.spec.budgets.values()]
