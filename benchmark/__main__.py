@@ -51,9 +51,7 @@ def draw(model: Path, measurements: Sequence[Measurement]) -> str:
     rows = [f"{model}   {host()['cpu']}, onnxruntime {host()['onnxruntime']}"]
     for one in measurements:
         noisy = "  noisy: the machine was not at rest" if one.noisy else ""
-        rows.append(
-            f"{one.quantity:18} {one.value:10.4g}  ({one.low:.4g} – {one.high:.4g})  {one.provenance}{noisy}"
-        )
+        rows.append(f"{one.quantity:18} {one.value:10.4g}  ({one.low:.4g} – {one.high:.4g})  {one.provenance}{noisy}")
     return "\n".join([*rows, measurements[0].protocol])
 
 

@@ -207,9 +207,7 @@ def _match_ladder(
     for rung in ladder:
         for key, value in here.items():
             if rung[key] != value:
-                raise ValueError(
-                    f"the recorded ladder was measured with {key} {rung[key]}; here it is {value}."
-                )
+                raise ValueError(f"the recorded ladder was measured with {key} {rung[key]}; here it is {value}.")
         if rung["sha256"] not in paths:
             raise ValueError(f"the recorded ladder's {rung['reference']} is not among the references.")
     if len(ladder) != len(paths):

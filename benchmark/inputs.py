@@ -58,22 +58,17 @@ def make_input(one: Any, batch: int) -> NDArray[Any]:
 
 def fit_input(one: Any, batch: int, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     if one.name not in feeds:
-        raise ValueError(
-            f"the feeds lack the input {one.name!r}. They hold: {', '.join(feeds) or 'nothing'}."
-        )
+        raise ValueError(f"the feeds lack the input {one.name!r}. They hold: {', '.join(feeds) or 'nothing'}.")
     given = feeds[one.name]
     if one.type in DTYPES and given.dtype != DTYPES[one.type]:
         wanted = np.dtype(DTYPES[one.type]).name
         raise ValueError(f"the feed {one.name!r} is {given.dtype.name}; the model takes {wanted}.")
     wanted_shape = list(one.shape)
     same = given.ndim == len(wanted_shape) and all(
-        have == want or not isinstance(want, int)
-        for have, want in zip(given.shape[1:], wanted_shape[1:], strict=True)
+        have == want or not isinstance(want, int) for have, want in zip(given.shape[1:], wanted_shape[1:], strict=True)
     )
     if not same:
-        raise ValueError(
-            f"the feed {one.name!r} has the shape {list(given.shape)}; the model takes {one.shape}."
-        )
+        raise ValueError(f"the feed {one.name!r} has the shape {list(given.shape)}; the model takes {one.shape}.")
     if not wanted_shape:
         return given
     if len(given) == 0:

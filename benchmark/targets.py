@@ -99,9 +99,7 @@ def _check_options(target: Target) -> None:
             raise ValueError(_say_unknown(f"option of target {target.name!r}", option, allowed))
         whole = isinstance(value, int) and not isinstance(value, bool)
         if option in {"threads", "batch"} and not (whole and value >= 1):
-            raise ValueError(
-                f"{option} of target {target.name!r} must be a whole number of at least 1. Got {value!r}."
-            )
+            raise ValueError(f"{option} of target {target.name!r} must be a whole number of at least 1. Got {value!r}.")
 
 
 def _say_unknown(what: str, found: object, valid: Mapping[str, Any] | frozenset[str]) -> str:

@@ -27,9 +27,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from benchmark.inputs import make_inputs
 
 RUNTIME_ERRORS = tuple(
-    kind
-    for kind in vars(onnxruntime_pybind11_state).values()
-    if isinstance(kind, type) and issubclass(kind, Exception)
+    kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
 )
 BLOCK_NS = 2_000_000
 FEWEST_PAIRS = 8

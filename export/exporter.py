@@ -141,9 +141,7 @@ def _check_fits(module: nn.Module, body: Signature) -> None:
         outputs = _outputs(module, _inputs(module, body, rows=2))
     except (RuntimeError, TypeError) as error:
         takes = ", ".join(f"{spec.name} {spec.shape}" for spec in body.inputs)
-        raise ValueError(
-            f"{name} does not run on its signature ({takes}): {_first_line(str(error))}"
-        ) from error
+        raise ValueError(f"{name} does not run on its signature ({takes}): {_first_line(str(error))}") from error
     shapes = [output.shape for output in outputs]
     wanted = [(2, *spec.shape[1:]) for spec in body.outputs]
     if shapes != wanted:

@@ -56,8 +56,7 @@ def _apply_table(front: TableFront, raw: Mapping[str, np.ndarray]) -> Tensor:
     if front.sizes:
         codes = _tensor(raw["categories"])
         parts += [
-            (codes[:, column : column + 1] == torch.arange(size)).float()
-            for column, size in enumerate(front.sizes)
+            (codes[:, column : column + 1] == torch.arange(size)).float() for column, size in enumerate(front.sizes)
         ]
     return torch.cat(parts, dim=1)
 

@@ -64,9 +64,7 @@ def _check_joins(body: onnx.ModelProto, front: Front, body_path: Path) -> None:
     found = read_specs(body.graph.input)
     wanted = body_signature(front, 1, "unused").inputs
     if found != wanted:
-        raise ValueError(
-            f"{body_path.name} must take {_words(wanted)} to follow its front. Got {_words(found)}"
-        )
+        raise ValueError(f"{body_path.name} must take {_words(wanted)} to follow its front. Got {_words(found)}")
     clash = {spec.name for spec in raw_signature(front)} & {value.name for value in body.graph.output}
     if clash:
         raise ValueError(f"{body_path.name} must not name an output like an input. Got {', '.join(clash)}")

@@ -67,9 +67,7 @@ def check_parity(
     for feeds, wanted in zip(batches, expected, strict=True):
         found = runner(feeds)
         if found.shape != wanted.shape:
-            raise ValueError(
-                f"{path.name} gives outputs of shape {found.shape}, the reference {wanted.shape}"
-            )
+            raise ValueError(f"{path.name} gives outputs of shape {found.shape}, the reference {wanted.shape}")
         largest = max(largest, largest_difference(found, wanted))
         rows += len(found)
     return Parity(largest, tolerance, rows)

@@ -17,10 +17,7 @@ def raw_signature(front: Front) -> tuple[TensorSpec, ...]:
     match front:
         case ImageFront():
             sides = {"h": "height", "w": "width", "c": "channels"}
-            shape = [
-                sides[axis] if side is None else side
-                for axis, side in zip(front.layout, front.raw, strict=True)
-            ]
+            shape = [sides[axis] if side is None else side for axis, side in zip(front.layout, front.raw, strict=True)]
             return (TensorSpec("image", front.dtype, ("batch", *shape)),)
         case TableFront():
             numbers = TensorSpec("numbers", "float32", ("batch", len(front.mean)))
@@ -82,8 +79,7 @@ def _x(*shape: int) -> TensorSpec:
 
 def _plain_specs(front: PlainFront) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name, "float32", ("batch", *shape))
-        for name, shape in zip(front.names, front.shapes, strict=True)
+        TensorSpec(name, "float32", ("batch", *shape)) for name, shape in zip(front.names, front.shapes, strict=True)
     )
 
 

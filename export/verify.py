@@ -130,9 +130,7 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> list[str]:
         problems = _check_ends(runner, manifest)
         if problems:
             return problems
-        outputs = dict(
-            zip([spec["name"] for spec in manifest["outputs"]], runner.all_outputs(inputs), strict=True)
-        )
+        outputs = dict(zip([spec["name"] for spec in manifest["outputs"]], runner.all_outputs(inputs), strict=True))
     except (*RUNTIME_ERRORS, ValueError) as error:
         return [f"model.onnx does not run on its golden inputs: {str(error).splitlines()[0]}"]
     return _compare(outputs, expected, tolerance)
@@ -143,8 +141,7 @@ def _check_ends(runner: Runner, manifest: dict[str, Any]) -> list[str]:
     found = {side: [end.name for end in values] for side, values in ends.items()}
     stated = {side: [spec["name"] for spec in manifest[side]] for side in ends}
     return [
-        f"manifest.json: {side} must be {', '.join(found[side])}, as in model.onnx. "
-        f"Got {', '.join(stated[side])}"
+        f"manifest.json: {side} must be {', '.join(found[side])}, as in model.onnx. Got {', '.join(stated[side])}"
         for side in ends
         if found[side] != stated[side]
     ]
@@ -153,8 +150,7 @@ def _check_ends(runner: Runner, manifest: dict[str, Any]) -> list[str]:
 def _load_golden(path: Path, golden: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     with np.load(path, allow_pickle=False) as arrays:
         inputs, outputs = (
-            {name: arrays[entry["key"]] for name, entry in golden[side].items()}
-            for side in ("inputs", "outputs")
+            {name: arrays[entry["key"]] for name, entry in golden[side].items()} for side in ("inputs", "outputs")
         )
     return inputs, outputs
 
@@ -172,9 +168,7 @@ def _compare(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], to
     problems = []
     for name, wanted in expected.items():
         if outputs[name].shape != wanted.shape:
-            problems.append(
-                f"golden output {name} has shape {wanted.shape}, the file gives {outputs[name].shape}"
-            )
+            problems.append(f"golden output {name} has shape {wanted.shape}, the file gives {outputs[name].shape}")
             continue
         largest = largest_difference(outputs[name], wanted)
         if not largest <= tolerance:

@@ -39,6 +39,7 @@ def build(spec: Spec, run: Path | None, dry_run: bool, show: Show) -> Outcome:
     with hold_run(folder), explain_disk_trouble(folder):
         freeze_input(spec, folder)
         job = open_job(spec, folder, cache_folder(folder), show)
+        warn_of_what_is_not_there(spec, show)
         score_teacher(job)
         if dry_run:
             return Outcome(0, {}, folder, forecast(job))
@@ -73,6 +74,14 @@ def score_teacher(job: Job) -> None:
     """Say how good the teacher is on validation data; near chance, the run stops here."""
     found = teacher_score(job.teacher, job.task, job.teacher_outputs("val"))
     job.show(f"teacher: val {job.task.score.name} {found.value:.4f} ({found.low:.4f} to {found.high:.4f})")
+
+
+def warn_of_what_is_not_there(spec: Spec, show: Show) -> None:
+    """Settings that are understood, and not followed yet."""
+    if spec.search.workers not in ("auto", 1):
+        show(f"warning: search.workers is {spec.search.workers}; this version searches with one worker")
+    if spec.search.storage is not None:
+        show("warning: search.storage is not used by this version; the study is a journal in the run folder")
 
 
 def all_skipped(job: Job) -> Outcome:

@@ -157,7 +157,17 @@ def choose_students(job: Job, rows: pd.DataFrame, finalists: Mapping[str, Any], 
     chosen = {}
     for name, budget in job.spec.budgets.items():
         here = rows[rows["target"] == budget.target] if len(rows) else rows
+        here = here[[flips_allowed(job, outputs, i, p) for i, p in zip(here["id"], here["precision"], strict=True)]]
         if len(here):
             cost = budget.cheapest_by or main_cost(job.spec, budget.target)
             chosen[name] = choose(limits_of(budget), cost, here, truth, outputs, job.task.score, groups)
     return chosen
+
+
+def flips_allowed(job: Job, outputs: Mapping[tuple[str, str], Any], identity: str, precision: str) -> bool:
+    """Whether a precision changes no more of fp32's answers on val than `export.max_flips` allows."""
+    most = job.spec.export.max_flips
+    if most is None or precision == "fp32" or job.task.kind != "classification" or (identity, "fp32") not in outputs:
+        return True
+    changed = outputs[identity, precision].argmax(1) != outputs[identity, "fp32"].argmax(1)
+    return bool(changed.mean() <= most)

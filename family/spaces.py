@@ -40,9 +40,7 @@ def conv() -> StudentSpace:
     def build(params: Params, signature: Signature) -> nn.Module:
         shape = signature.inputs[0].shape
         if len(shape) != 4:
-            raise mistake(
-                "students.space", f"conv takes images (channels, height, width). Got inputs of {shape[1:]}."
-            )
+            raise mistake("students.space", f"conv takes images (channels, height, width). Got inputs of {shape[1:]}.")
         channels, height, width = (int(n) for n in shape[1:])
         if min(height, width) < 8:
             raise mistake("students.input", f"conv needs sides of at least 8. Got {height} × {width}.")
@@ -60,14 +58,10 @@ def encoder() -> StudentSpace:
     def build(params: Params, signature: Signature) -> nn.Module:
         shape = signature.inputs[0].shape
         if len(shape) != 3:
-            raise mistake(
-                "students.space", f"encoder takes series (channels, time). Got inputs of {shape[1:]}."
-            )
+            raise mistake("students.space", f"encoder takes series (channels, time). Got inputs of {shape[1:]}.")
         heads = int(params["heads"])
         width = max(heads, round(int(params["width"]) / heads) * heads)
-        return EncoderStudent(
-            int(shape[1]), int(shape[2]), width, int(params["depth"]), heads, outputs_of(signature)
-        )
+        return EncoderStudent(int(shape[1]), int(shape[2]), width, int(params["depth"]), heads, outputs_of(signature))
 
     return StudentSpace("encoder", dims, build, ("fp32", "int8"))
 
@@ -96,16 +90,12 @@ def open_foreign(name: str, folder: Path) -> StudentSpace:
     if ".py:" not in name:
         hint = suggest_name(name, SPACES)
         known = ", ".join(SPACES)
-        raise mistake(
-            "students.space", f"must be one of {known} or path/file.py:function. Got '{name}'.{hint}"
-        )
+        raise mistake("students.space", f"must be one of {known} or path/file.py:function. Got '{name}'.{hint}")
     made = call_user(f"{name}()", load(name, folder, "students.space"))
     if isinstance(made, StudentSpace):
         made = {"dims": made.dims, "build": made.build, "precisions": made.precisions}
     if not (isinstance(made, Mapping) and {"dims", "build"} <= set(made) and callable(made["build"])):
-        found = (
-            f"a mapping of {', '.join(map(str, made))}" if isinstance(made, Mapping) else type(made).__name__
-        )
+        found = f"a mapping of {', '.join(map(str, made))}" if isinstance(made, Mapping) else type(made).__name__
         wanted = "a StudentSpace or {'dims': …, 'build': a function of (params, signature)}"
         raise mistake("students.space", f"{name} must return {wanted}. Got {found}.")
     dims = {str(key): declare(str(key), value, name) for key, value in made["dims"].items()}
@@ -119,9 +109,7 @@ def call_user(what: str, call: Callable[..., Any], *given: Any) -> Any:
     except Mistakes:
         raise
     except Exception as problem:
-        raise mistake(
-            "students.space", f"{what} failed with {type(problem).__name__}: {problem}"
-        ) from problem
+        raise mistake("students.space", f"{what} failed with {type(problem).__name__}: {problem}") from problem
 
 
 def suggest_name(name: str, known: Iterable[str]) -> str:
@@ -265,8 +253,7 @@ def check_build(space: StudentSpace, params: Params, task: Task) -> None:
         shapes = ", ".join(str(tuple(i.shape)) for i in inputs)
         raise mistake(
             "students.space",
-            f"{what} must give finite outputs of shape {wanted} for inputs {shapes}. "
-            f"Got {describe_output(given)}.",
+            f"{what} must give finite outputs of shape {wanted} for inputs {shapes}. Got {describe_output(given)}.",
         )
 
 
@@ -286,9 +273,7 @@ def smallest(space: StudentSpace) -> dict[str, Any]:
 
 
 def largest(space: StudentSpace) -> dict[str, Any]:
-    return {
-        name: dim.choices[-1] if dim.choices else plain(dim, dim.high) for name, dim in space.dims.items()
-    }
+    return {name: dim.choices[-1] if dim.choices else plain(dim, dim.high) for name, dim in space.dims.items()}
 
 
 def middle(space: StudentSpace) -> dict[str, Any]:
@@ -374,9 +359,7 @@ def count_macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
         total += output.numel() * weight[0].numel()
 
     hooks = [
-        m.register_forward_hook(count)
-        for m in module.modules()
-        if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)
+        m.register_forward_hook(count) for m in module.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)
     ]
     was = module.training
     try:

@@ -198,9 +198,7 @@ def block_steps(task: Task, size: int) -> int:
     return int(np.clip(BLOCK_BYTES // (row * size), 1, BLOCK_STEPS))
 
 
-def gather(
-    task: Task, store: SoftTargets, training: Training, plan: Plan, steps: slice, device: str
-) -> Batch:
+def gather(task: Task, store: SoftTargets, training: Training, plan: Plan, steps: slice, device: str) -> Batch:
     """Everything that the rows of these steps need, one after the other, on the device."""
     pool, rows, views = (a[steps].ravel() for a in (plan.transfer, plan.rows, plan.views))
     parts: list[Batch] = []

@@ -92,9 +92,7 @@ def bake_off(
     chosen = contest(build, task, store, ways, tried)
     if chosen.loss not in WITHOUT_TEMPERATURE:
         known = [t for t in temperatures if "all" in store.has or t in store.temperatures]
-        chosen = contest(
-            build, task, store, [chosen, *(replace(chosen, temperature=t) for t in known)], tried
-        )
+        chosen = contest(build, task, store, [chosen, *(replace(chosen, temperature=t) for t in known)], tried)
     return chosen, [one.row | {"won": way == chosen} for way, one in tried.items()]
 
 

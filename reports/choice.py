@@ -66,9 +66,7 @@ def choose(
     """
     rows = rows.reset_index(drop=True)
     judged = [_judge(row, limits, truth, outputs, score, groups) for row in _records(rows)]
-    excess = np.array(
-        [max([_exceed(entry, q, score) for q, entry in j.items()], default=-1.0) for j in judged]
-    )
+    excess = np.array([max([_exceed(entry, q, score) for q, entry in j.items()], default=-1.0) for j in judged])
     rules = (main_cost or "size_kb", "score" in limits, truth, outputs, score, groups)
     kept = [i for i in range(len(rows)) if excess[i] <= 0]
     if not kept:
@@ -157,17 +155,11 @@ def _has_room(judged: Mapping[str, Mapping[str, Any]]) -> bool:
     return all(e["high"] <= SPARE * e["limit"] for q, e in judged.items() if q != "score")
 
 
-def _miss(
-    rows: pd.DataFrame, judged: list[dict[str, dict[str, Any]]], excess: np.ndarray, score: Score
-) -> Choice:
+def _miss(rows: pd.DataFrame, judged: list[dict[str, dict[str, Any]]], excess: np.ndarray, score: Score) -> Choice:
     if not np.isfinite(excess).any():
         return Choice("missed", None, None, None, None, {}, {})
     near = int(np.argmin(excess))
-    relax = {
-        q: float(entry[_bad_end(q, score)])
-        for q, entry in judged[near].items()
-        if _exceed(entry, q, score) > 0
-    }
+    relax = {q: float(entry[_bad_end(q, score)]) for q, entry in judged[near].items() if _exceed(entry, q, score) > 0}
     return Choice("missed", None, None, None, _name(rows, near), relax, judged[near])
 
 

@@ -83,9 +83,7 @@ def difference(
     ours, theirs = [np.asarray(o) for o in ours], [np.asarray(o) for o in theirs]
     _check(truth, [*ours, *theirs], groups)
     sign, seeds = (1.0 if score.higher_is_better else -1.0), len(ours)
-    gains = np.array(
-        [sign * (score.fn(truth, a) - score.fn(truth, b)) for a, b in zip(ours, theirs, strict=True)]
-    )
+    gains = np.array([sign * (score.fn(truth, a) - score.fn(truth, b)) for a, b in zip(ours, theirs, strict=True)])
     clusters = _clusters(groups, len(truth))
     rows_part = _vary_rows(score, truth, ours, theirs, clusters)
     seeds_part = float(gains.var(ddof=1)) / seeds if seeds > 1 else 0.0
@@ -127,9 +125,7 @@ def _vary_rows(
             seed=0,
             draws=400,
         )
-        return (
-            float(draws.var(ddof=1)) * len(clusters) / (len(clusters) - 1) if len(draws) > 1 else float("nan")
-        )
+        return float(draws.var(ddof=1)) * len(clusters) / (len(clusters) - 1) if len(draws) > 1 else float("nan")
     terms = np.array([score.per_row(truth, a) - score.per_row(truth, b) for a, b in pairs]).mean(axis=0)
     largest = float(np.abs(_sum_clusters(terms, clusters)).max())
     if largest == 0:

@@ -31,9 +31,7 @@ def draw_report(run: Path) -> Path:
     first = next(iter(list_targets(tables)), None)
     hero = _render_block(picture_frontier(tables, first), folder) if first else None
     found = {key: show(tables) for key, show in SECTIONS.items()}
-    sections = [
-        _render_section(key, section, folder) for key, section in found.items() if section is not None
-    ]
+    sections = [_render_section(key, section, folder) for key, section in found.items() if section is not None]
     cards = [describe_budget(tables, name) for name in tables.budgets]
     page = _load_template().render(
         run=tables,
@@ -93,9 +91,7 @@ def _measure_use(run: Run, quantity: str, entry: Mapping[str, Any]) -> dict[str,
     bad = float(entry.get("low" if at_least else "high", entry["measured"]))
     share = (bad / limit if limit else 0.0) if not at_least else (limit / bad if bad else 2.0)
     sign = "at least" if at_least else "of"
-    said = (
-        f"{say_limit(run, quantity, entry['measured'])} {sign} {say_limit(run, quantity, limit, exact=True)}"
-    )
+    said = f"{say_limit(run, quantity, entry['measured'])} {sign} {say_limit(run, quantity, limit, exact=True)}"
     return {
         "name": name_quantity(quantity),
         "said": said,
@@ -152,9 +148,7 @@ def _render_block(block: Any, folder: Path) -> dict[str, Any]:
         case Table(name, frame, caption, raw):
             (frame if raw is None else raw).to_csv(folder / f"{name}.csv", index=False)
             return {"kind": "table", "caption": caption, "name": name} | _lay_out(frame)
-    raise TypeError(
-        f"A section's block must be one of Text, Facts, Items, Picture, Table. Got {type(block)}."
-    )
+    raise TypeError(f"A section's block must be one of Text, Facts, Items, Picture, Table. Got {type(block)}.")
 
 
 def _lay_out(frame: pd.DataFrame) -> dict[str, Any]:

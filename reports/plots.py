@@ -168,9 +168,7 @@ def _label_chosen(axes: Axes, run: Run, rows: pd.DataFrame, target: str, cost: s
         if not names:
             continue
         shape = SHAPES.get(row["precision"], "s")
-        axes.scatter(
-            row[cost], row["val"], s=110, marker=shape, facecolor="none", edgecolor=ACCENT, lw=1.4, zorder=6
-        )
+        axes.scatter(row[cost], row["val"], s=110, marker=shape, facecolor="none", edgecolor=ACCENT, lw=1.4, zorder=6)
         axes.annotate(
             names,
             (row[cost], row["val"]),
@@ -207,9 +205,7 @@ def _draw_limits(axes: Axes, run: Run, target: str, cost: str) -> None:
 
 def _name_axes(axes: Axes, run: Run, cost: str, target: str) -> None:
     unit = UNITS.get(cost, "")
-    axes.set_xlabel(
-        f"{name_quantity(cost)} on {target}, {unit} (log)" if unit else f"{name_quantity(cost)} (log)"
-    )
+    axes.set_xlabel(f"{name_quantity(cost)} on {target}, {unit} (log)" if unit else f"{name_quantity(cost)} (log)")
     axes.set_ylabel(f"{name_quantity(run.score)} on validation data")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(

@@ -86,9 +86,7 @@ def find_main_cost(run: Run, target: str) -> str:
     recorded = run.family.get("targets", {}).get(target, {}).get("main_cost")
     if recorded and recorded in run.records:
         return str(recorded)
-    limited = [
-        q for name, b in run.budgets.items() if find_target(run, name) == target for q in b.get("limits", {})
-    ]
+    limited = [q for name, b in run.budgets.items() if find_target(run, name) == target for q in b.get("limits", {})]
     known = [q for q in COSTS if q in run.records and run.records[q].notna().any()]
     return next(
         (q for q in (*COSTS[:4], "size_kb") if q in limited and q in run.records),

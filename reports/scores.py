@@ -138,9 +138,7 @@ def calibration_error(truth: np.ndarray, outputs: np.ndarray, bins: int = 15) ->
 
 SCORES: dict[str, Score] = {
     "accuracy": Score("accuracy", True, lambda t, o: float(rate_hits(t, o).mean()), rate_hits),
-    "exact_match": Score(
-        "exact_match", True, lambda t, o: float(rate_exact_matches(t, o).mean()), rate_exact_matches
-    ),
+    "exact_match": Score("exact_match", True, lambda t, o: float(rate_exact_matches(t, o).mean()), rate_exact_matches),
     "macro_f1": Score("macro_f1", True, score_macro_f1),
     "auroc": Score("auroc", True, score_auroc),
     "rmse": Score("rmse", False, score_rmse),

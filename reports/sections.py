@@ -96,9 +96,7 @@ def show_targets(run: Run) -> Section | None:
             blocks.append(picture_frontier(run, target))
         blocks.append(_tabulate_target(run, target))
     gone = run.family.get("targets", {}).items()
-    blocks += [
-        Text(f"{t} is not available here: {i['unavailable']}") for t, i in gone if i.get("unavailable")
-    ]
+    blocks += [Text(f"{t} is not available here: {i['unavailable']}") for t, i in gone if i.get("unavailable")]
     return Section("What each target offers", tuple(blocks)) if blocks else None
 
 
@@ -107,9 +105,7 @@ def picture_frontier(run: Run, target: str) -> Picture:
     rows = take_records(run, target)
     best = frontier(rows, cost, "val", run.higher_is_better)
     ends = [f"{say_score(run.score, r['val'])} at {say_cost(cost, r[cost])}" for r in _rows(best)]
-    chosen = [
-        n for n, b in run.budgets.items() if b.get("status") == "kept" and find_target(run, n) == target
-    ]
+    chosen = [n for n, b in run.budgets.items() if b.get("status") == "kept" and find_target(run, n) == target]
     alt = (
         f"Frontier on {target}, {len(rows)} files: {name_quantity(run.score)} against {name_quantity(cost)}. "
         f"{len(best)} are not dominated, from {ends[0]} to {ends[-1]}. "
@@ -128,9 +124,7 @@ def _tabulate_target(run: Run, target: str) -> Table:
     cost = find_main_cost(run, target)
     rows = take_records(run, target)
     best = set(frontier(rows, cost, "val", run.higher_is_better).index)
-    rows = rows.assign(_best=[i in best for i in rows.index]).sort_values(
-        ["_best", cost], ascending=[False, True]
-    )
+    rows = rows.assign(_best=[i in best for i in rows.index]).sort_values(["_best", cost], ascending=[False, True])
     shown = [q for q in COSTS if q in rows and rows[q].notna().any()]
     lines = []
     for row in _rows(rows.head(MOST_ROWS)):
@@ -145,9 +139,7 @@ def _tabulate_target(run: Run, target: str) -> Table:
         line |= {f"{name_quantity(q).capitalize()}, {UNITS[q]}": _say_measured(row, q) for q in shown}
         lines.append(line | {"Frontier": "●" if row["_best"] else ""})
     left = f" {len(rows) - MOST_ROWS} more are in the CSV." if len(rows) > MOST_ROWS else ""
-    caption = (
-        f"{target}: the frontier first, then what it dominates. Below each value its 95 % interval.{left}"
-    )
+    caption = f"{target}: the frontier first, then what it dominates. Below each value its 95 % interval.{left}"
     return Table(f"target-{_slug(target)}", pd.DataFrame(lines), caption, rows.drop(columns="_best"))
 
 
@@ -191,9 +183,7 @@ def show_control(run: Run) -> Section | None:
     blocks: list[Block] = [Table("control", pd.DataFrame(lines), caption)]
     gaps = [g for name in kept if (g := _find_gap(run, name))]
     if gaps:
-        alt = "; ".join(
-            f"{kept[n]}: {say_control(run, run.budgets[n])}" for n in controls if _find_gap(run, n)
-        )
+        alt = "; ".join(f"{kept[n]}: {say_control(run, run.budgets[n])}" for n in controls if _find_gap(run, n))
         blocks.insert(0, Picture("control", draw_gaps(run, gaps), alt))
     return Section("What distillation added", tuple(blocks))
 
@@ -242,9 +232,7 @@ def _compare_teacher(run: Run, name: str) -> dict[str, str] | None:
     if score is not None:
         gap = difference(score, truth, [ours], [theirs])
         found = {"value": gap.value, "low": gap.low, "high": gap.high}
-        line["Better than teacher by"] = (
-            f"{say_gap(run.score, gap.value, True)} ({say_range(run.score, found)})"
-        )
+        line["Better than teacher by"] = f"{say_gap(run.score, gap.value, True)} ({say_range(run.score, found)})"
     if not _has_classes(truth, run):
         apart = np.abs(ours - theirs)
         return line | {
@@ -310,9 +298,7 @@ def _tabulate_changes(run: Run, kept: Mapping[str, str]) -> Table | None:
         for rank, row in enumerate(_rows(table.head(5)))
     ]
     raw = pd.concat([c.assign(student=label) for label, c in counts.items()])
-    return Table(
-        "changes", pd.DataFrame(lines), "The most frequent changes of mind on test; all are in the CSV.", raw
-    )
+    return Table("changes", pd.DataFrame(lines), "The most frequent changes of mind on test; all are in the CSV.", raw)
 
 
 def _count_changes(run: Run, name: str) -> pd.DataFrame | None:
@@ -348,9 +334,7 @@ def show_tried(run: Run) -> Section | None:
         if figure is not None:
             alt = f"{len(run.trials)} trials: {name_quantity(cost)} against the score of a short run."
             blocks.append(
-                Picture(
-                    "trials", figure, alt, "What the search looked at. Short runs rank, they do not judge."
-                )
+                Picture("trials", figure, alt, "What the search looked at. Short runs rank, they do not judge.")
             )
         blocks.append(_tabulate_states(run))
     dropped = _tabulate_dropped(run)
@@ -377,9 +361,7 @@ def _tabulate_bakeoff(run: Run) -> Table:
 
 def _tabulate_states(run: Run) -> Table:
     counts = (
-        run.trials["state"].astype(str).str.lower().value_counts()
-        if "state" in run.trials
-        else pd.Series(dtype=int)
+        run.trials["state"].astype(str).str.lower().value_counts() if "state" in run.trials else pd.Series(dtype=int)
     )
     frame = pd.DataFrame({"Trials": list(counts.index), "Number": [str(n) for n in counts]})
     return Table("trials", frame, "How the trials of the search ended; every one is in the CSV.", run.trials)
@@ -436,9 +418,7 @@ def show_int8(run: Run) -> Section | None:
             if not {"fp32", "int8"} <= set(both):
                 continue
             line, worse = _compare_precisions(run, both["fp32"], both["int8"])
-            lines.append(
-                {"Target": target, "Student": str(id)[:8]} | line | {"int8 lost on": ", ".join(worse)}
-            )
+            lines.append({"Target": target, "Student": str(id)[:8]} | line | {"int8 lost on": ", ".join(worse)})
             lost += bool(worse)
     if not lines:
         return None
@@ -452,9 +432,7 @@ def show_int8(run: Run) -> Section | None:
     return Section("Where int8 lost", (Text(text), table))
 
 
-def _compare_precisions(
-    run: Run, fp32: Mapping[str, Any], int8: Mapping[str, Any]
-) -> tuple[dict[str, str], list[str]]:
+def _compare_precisions(run: Run, fp32: Mapping[str, Any], int8: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     sign = 1 if run.higher_is_better else -1
     gain = sign * (float(int8["val"]) - float(fp32["val"]))
     line, worse = (

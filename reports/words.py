@@ -106,9 +106,7 @@ def say_budget(run: Run, name: str) -> str:
     """One sentence on what a budget got, without its name."""
     budget = run.budgets[name]
     if budget["status"] == "skipped":
-        reason = budget.get("reason") or run.family.get("targets", {}).get(budget.get("target"), {}).get(
-            "unavailable"
-        )
+        reason = budget.get("reason") or run.family.get("targets", {}).get(budget.get("target"), {}).get("unavailable")
         return f"Not tried: {reason or 'its target is not available on this machine'}."
     if budget["status"] == "missed":
         return _say_miss(run, budget)

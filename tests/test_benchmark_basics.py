@@ -27,9 +27,7 @@ def test_import_loads_no_torch_and_no_onnx():
         "import sys, benchmark, benchmark.worker, benchmark.__main__;"
         "print({'torch', 'onnx', 'pandas'} & set(sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
 
 
@@ -72,9 +70,7 @@ def test_wrong_targets_are_told(name, options, said):
 def test_intervals_by_hand():
     assert find_t(4) == pytest.approx(stats.t.ppf(0.975, 4))
     low, high = interval_of_repeats([1.0, 2.0, 3.0])
-    assert (low, high) == pytest.approx(
-        (2 - 4.30265 * (4 / 3) ** 0.5, 2 + 4.30265 * (4 / 3) ** 0.5), rel=1e-5
-    )
+    assert (low, high) == pytest.approx((2 - 4.30265 * (4 / 3) ** 0.5, 2 + 4.30265 * (4 / 3) ** 0.5), rel=1e-5)
     spread, freedom = pooled_spread([[1.0, np.e], [1.0, 1.0]])
     assert (spread, freedom) == (pytest.approx(0.5), 2)  # squared deviations 2 · 0.25 over 2 degrees
     assert median_error([2.0] * 40) == 0

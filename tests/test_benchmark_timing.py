@@ -31,9 +31,7 @@ def write_mlp(path: Path, width: int, depth: int = 2, *, first: int | str = "bat
         weights.append(onnx.numpy_helper.from_array(weight, f"w{i}"))
         nodes.append(helper.make_node("MatMul", [f"x{i}" if i else "x", f"w{i}"], [f"m{i}"]))
         nodes.append(helper.make_node("Relu", [f"m{i}"], [f"x{i + 1}"]))
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [first, width]) for name in ("x", f"x{depth}")
-    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [first, width]) for name in ("x", f"x{depth}")]
     graph = helper.make_graph(nodes, "mlp", ends[:1], ends[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, str(path))
@@ -204,9 +202,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_memory_grows_with_the_model(models, tmp_path):
-    small, large = (
-        measure_memory(path, CPU) for path in (models[128], write_mlp(tmp_path / "l.onnx", 1024, 4))
-    )
+    small, large = (measure_memory(path, CPU) for path in (models[128], write_mlp(tmp_path / "l.onnx", 1024, 4)))
     assert large.low <= large.value <= large.high
     assert large.value - small.value > 12  # 16.8 MB of weights against 0.1
     assert len(large.samples) == 3

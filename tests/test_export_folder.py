@@ -116,9 +116,7 @@ def test_a_half_written_folder_is_never_met(artifacts, original, tmp_path, monke
 
 def test_snippet_runs_as_it_lies(folder):
     script = folder / "snippets" / "python" / "predict.py"
-    imports = {
-        line.split()[1] for line in script.read_text().splitlines() if line.startswith(("import", "from"))
-    }
+    imports = {line.split()[1] for line in script.read_text().splitlines() if line.startswith(("import", "from"))}
     assert imports == {"json", "sys", "pathlib", "numpy", "onnxruntime"}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd="/", check=False)
     assert done.returncode == 0, done.stderr
@@ -280,12 +278,8 @@ def test_command_quantise(artifacts, tmp_path, capsys):
     command = ["quantise", str(model), str(out), "--precision", "int8", "--calibration"]
     assert main([*command, str(data)]) == 0
     assert "QuantizeLinear" in describe(out, "int8").operators
-    np.savez(
-        tmp_path / "uneven.npz", numbers=np.ones((3, 2), np.float32), categories=np.ones((2, 1), np.int64)
-    )
-    np.savez(
-        tmp_path / "other.npz", numbers=np.ones((3, 9), np.float32), categories=np.ones((3, 1), np.int64)
-    )
+    np.savez(tmp_path / "uneven.npz", numbers=np.ones((3, 2), np.float32), categories=np.ones((2, 1), np.int64))
+    np.savez(tmp_path / "other.npz", numbers=np.ones((3, 9), np.float32), categories=np.ones((3, 1), np.int64))
     (tmp_path / "no.npz").write_text("no")
     capsys.readouterr()
     wrong = {

@@ -38,9 +38,7 @@ def assert_equal(front, raw):
 
 def image(dtype, layout, raw, channels=3, size=(16, 24)):
     if dtype == "uint8":
-        return ImageFront(
-            dtype, layout, raw, channels, size, (120.0, 110.0, 100.0)[:channels], (60.0,) * channels
-        )
+        return ImageFront(dtype, layout, raw, channels, size, (120.0, 110.0, 100.0)[:channels], (60.0,) * channels)
     return ImageFront(dtype, layout, raw, channels, size, (0.5, 0.4, 0.3)[:channels], (0.2,) * channels)
 
 
@@ -162,8 +160,7 @@ def test_body_signature_is_what_the_front_gives(front):
     body = body_signature(front, 4, "logits")
     assert [value.name for value in graph.output] == [f"front/{spec.name}" for spec in body.inputs]
     raw = {
-        s.name: np.ones([{"batch": 2, "height": 30}.get(d, d) for d in s.shape], s.dtype)
-        for s in raw_signature(front)
+        s.name: np.ones([{"batch": 2, "height": 30}.get(d, d) for d in s.shape], s.dtype) for s in raw_signature(front)
     }
     for spec, array in zip(body.inputs, run_graph(front, raw), strict=True):
         assert array.shape == (2, *spec.shape[1:])

@@ -118,9 +118,7 @@ def test_a_score_limit_takes_the_cheapest_that_surely_keeps_it():
 
 def test_a_score_limit_of_an_error_counts_its_upper_end():
     truth = np.zeros((100, 1))
-    outputs = {
-        (n, "fp32"): np.random.default_rng(0).normal(size=(100, 1)) * s for n, s in (("a", 0.1), ("b", 1.0))
-    }
+    outputs = {(n, "fp32"): np.random.default_rng(0).normal(size=(100, 1)) * s for n, s in (("a", 0.1), ("b", 1.0))}
     table = pd.DataFrame({"id": ["a", "b"], "precision": "fp32", "val": [0.08, 0.8], "size_kb": [90.0, 10.0]})
     assert choose({"score": 0.2}, None, table, truth, outputs, MAE).id == "a"
     assert choose({"score": 2.0}, None, table, truth, outputs, MAE).id == "b"

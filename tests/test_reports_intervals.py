@@ -26,9 +26,7 @@ def test_groups_that_repeat_rows_widen_the_interval():
     right = np.random.default_rng(0).random(40) < 0.8
     plain = score_interval(ACCURACY, np.zeros(40, int), as_outputs(right))
     again = np.repeat(right, 10)
-    found = score_interval(
-        ACCURACY, np.zeros(400, int), as_outputs(again), groups=np.repeat(np.arange(40), 10)
-    )
+    found = score_interval(ACCURACY, np.zeros(400, int), as_outputs(again), groups=np.repeat(np.arange(40), 10))
     assert found.high - found.low == pytest.approx(plain.high - plain.low, rel=0.1)
 
 
@@ -45,9 +43,7 @@ def test_coverage_of_shares_means_and_groups():
         found = score_interval(ACCURACY, np.zeros(120, int), as_outputs(rng.random(120) < 0.93))
         held[0] += found.low <= 0.93 <= found.high
         base = np.repeat(rng.beta(8, 2, 30), 6)
-        found = score_interval(
-            ACCURACY, np.zeros(180, int), as_outputs(rng.random(180) < base), np.arange(180) // 6
-        )
+        found = score_interval(ACCURACY, np.zeros(180, int), as_outputs(rng.random(180) < base), np.arange(180) // 6)
         held[1] += found.low <= 0.8 <= found.high
     for _ in range(120):
         found = score_interval(MAE, np.zeros((60, 1)), rng.exponential(size=(60, 1)))
@@ -81,9 +77,7 @@ def simulate(rng, rows, seeds, row_noise, seed_noise, gain=0.0, group=1):
 def test_a_true_null_is_rejected_at_most_as_often_as_promised(rows, seeds, row_noise, seed_noise):
     rng, runs = np.random.default_rng(rows + seeds), 700
     truth = np.zeros(rows, int)
-    found = [
-        difference(ACCURACY, truth, *simulate(rng, rows, seeds, row_noise, seed_noise)) for _ in range(runs)
-    ]
+    found = [difference(ACCURACY, truth, *simulate(rng, rows, seeds, row_noise, seed_noise)) for _ in range(runs)]
     error = (0.05 * 0.95 / runs) ** 0.5
     assert np.mean([d.p < 0.05 for d in found]) <= 0.05 + 2.5 * error
     assert np.mean([d.low <= 0 <= d.high for d in found]) >= 0.95 - 2.5 * error

@@ -88,9 +88,7 @@ def write_run(folder: Path, seed: int = 0) -> Path:
             row[f"{q}_provenance"] = "static" if q == "size_kb" else "measured:host"
         records.append(row)
 
-    for i, (width, depth) in enumerate(
-        [(8, 1), (12, 1), (16, 2), (24, 2), (32, 2), (48, 3), (64, 3), (96, 4)]
-    ):
+    for i, (width, depth) in enumerate([(8, 1), (12, 1), (16, 2), (24, 2), (32, 2), (48, 3), (64, 3), (96, 4)]):
         skill = 1.0 + 0.13 * np.log(width * depth)
         for precision in ("fp32", "int8"):
             size = (width * width * depth * 0.06 + 5) * (0.32 if precision == "int8" else 1)
@@ -135,9 +133,7 @@ def write_run(folder: Path, seed: int = 0) -> Path:
     }
     gaps = {}
     for name, (target, limits) in BUDGETS.items():
-        val_outputs = {
-            (i, p): outputs[(i, p, 0, "val")] for i, p in zip(rows["id"], rows["precision"], strict=True)
-        }
+        val_outputs = {(i, p): outputs[(i, p, 0, "val")] for i, p in zip(rows["id"], rows["precision"], strict=True)}
         choice = choose(limits, "latency_ms", rows, truths["val"], val_outputs, score)
         budget = {"target": target, **vars(choice)}
         if choice.status == "kept":
@@ -166,9 +162,7 @@ def write_run(folder: Path, seed: int = 0) -> Path:
     pd.concat(said).to_parquet(folder / "predictions.parquet")
     trials = pd.DataFrame({"number": range(60), "state": ["complete"] * 39 + ["pruned"] * 21})
     trials["latency_ms"] = 10 ** rng.uniform(-2.3, 0.3, 60)
-    trials["val"] = np.where(
-        trials["state"] == "complete", 0.8 + 0.05 * np.log10(trials["latency_ms"] * 100), np.nan
-    )
+    trials["val"] = np.where(trials["state"] == "complete", 0.8 + 0.05 * np.log10(trials["latency_ms"] * 100), np.nan)
     trials["params"] = "{}"
     trials.to_parquet(folder / "trials.parquet")
     environment = {
@@ -256,8 +250,7 @@ def test_the_changes_are_those_of_the_predictions(run):
     told = tables.predictions[(tables.predictions["split"] == "test") & (tables.predictions["seed"] == 0)]
     student = told[(told["model"] == budget["id"]) & (told["precision"] == budget["precision"])]
     mine, taught = (
-        np.stack(t.sort_values("row")["output"]).argmax(1)
-        for t in (student, told[told["model"] == "teacher"])
+        np.stack(t.sort_values("row")["output"]).argmax(1) for t in (student, told[told["model"] == "teacher"])
     )
     counts = pd.read_csv(run / "report" / "changes.csv")
     assert counts[counts["student"].str.contains("web")]["rows"].sum() == (mine != taught).sum()
@@ -352,9 +345,7 @@ def test_the_sentence_claims_no_more_than_the_verdict(verdict, gap, expected):
 
 def test_the_sentence_of_a_missed_budget_asks_for_enough():
     limits = {"size_kb": {"limit": 30, "measured": 41.234, "low": 41.234, "high": 41.234}}
-    said = tell(
-        status="missed", nearest={"id": "x", "precision": "int8"}, relax={"size_kb": 41.234}, limits=limits
-    )
+    said = tell(status="missed", nearest={"id": "x", "precision": "int8"}, relax={"size_kb": 41.234}, limits=limits)
     near = "the nearest student (x, int8) keeps it"
     assert said == f"No student keeps it. Relax file size from 30 kB to 41.3 kB, and {near}."
     said = tell(status="missed", nearest={"id": "x", "precision": "int8"}, relax={"score": 0.9519}, limits={})
@@ -438,7 +429,5 @@ def test_lists_as_truth_have_a_report(tmp_path, kind, truth, expected):
 
 def test_a_run_in_which_nothing_could_be_measured_has_a_report(tmp_path):
     rows = {"id": [], "role": [], "target": [], "precision": []}
-    page = write_small(
-        tmp_path, "accuracy", rows, {"pi": {"status": "skipped", "target": "pi", "reason": "no host"}}
-    )
+    page = write_small(tmp_path, "accuracy", rows, {"pi": {"status": "skipped", "target": "pi", "reason": "no host"}})
     assert "Not tried: no host." in page

@@ -252,7 +252,8 @@ from torch import nn
 from neighbour import Net
 
 def good():
-    return {"dims": {"width": [4, 16], "rate": {"low": 0.01, "high": 0.5, "log": True}, "act": {"choices": ["a"]}},
+    rate = {"low": 0.01, "high": 0.5, "log": True}
+    return {"dims": {"width": [4, 16], "rate": rate, "act": {"choices": ["a"]}},
             "build": lambda params, signature: Net(params["width"])}
 
 def constant():

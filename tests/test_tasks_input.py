@@ -50,16 +50,12 @@ def assert_whole(task: DataTask) -> None:
     for split in SPLITS[2:]:
         rows = np.arange(1 if task.ragged else min(4, task.rows(split)))
         given_by_front = apply_front(task.front, task.raw(split, rows))
-        for mine, front, spec in zip(
-            task.inputs(split, rows, 0), given_by_front, task.body.inputs, strict=True
-        ):
+        for mine, front, spec in zip(task.inputs(split, rows, 0), given_by_front, task.body.inputs, strict=True):
             assert mine.dtype == torch.float32
             assert tuple(mine.shape[1:]) == spec.shape[1:]
             torch.testing.assert_close(mine, front, atol=5e-3, rtol=1e-3)  # large bodies lie in float16
         raw = task.raw(split, rows)
-        assert [(s.name, s.dtype) for s in task.signature.inputs] == [
-            (n, str(v.dtype)) for n, v in raw.items()
-        ]
+        assert [(s.name, s.dtype) for s in task.signature.inputs] == [(n, str(v.dtype)) for n, v in raw.items()]
 
 
 def test_digits_keep_200_labels_and_the_rest_is_the_pool(tmp_path: Path) -> None:
@@ -137,9 +133,7 @@ def test_encoded_images_in_a_column(tmp_path: Path, where: str) -> None:
         datasets = pytest.importorskip("datasets")
         features = {"picture": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
         rows = {"picture": [{"bytes": b} for b in frame["picture"]], "label": list(frame["label"])}
-        datasets.Dataset.from_dict(rows, datasets.Features(features)).save_to_disk(
-            str(tmp_path / "data.parquet")
-        )
+        datasets.Dataset.from_dict(rows, datasets.Features(features)).save_to_disk(str(tmp_path / "data.parquet"))
     task = opened(tmp_path, "data.parquet")
     assert task.classes == ("cat", "dog")
     assert isinstance(task.source.files, Encoded)  # in Arrow, not in a list
@@ -202,9 +196,7 @@ def test_split_names_of_ones_own(tmp_path: Path) -> None:
 
 def test_several_named_inputs_are_handed_on(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "d.npz", a=random.random((60, 4)), b=random.random((60, 2, 3)), label=np.arange(60) % 2
-    )
+    np.savez(tmp_path / "d.npz", a=random.random((60, 4)), b=random.random((60, 2, 3)), label=np.arange(60) % 2)
     task = opened(tmp_path, "d.npz")
     assert [(s.name, s.shape) for s in task.body.inputs] == [("a", ("batch", 4)), ("b", ("batch", 2, 3))]
     assert task.views == 1
@@ -230,9 +222,7 @@ def make_table(rows: int = 80) -> pd.DataFrame:
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_tables_with_categories_and_gaps(tmp_path: Path, ending: str) -> None:
     frame = make_table()
-    frame.to_csv(tmp_path / "d.csv", index=False) if ending == "csv" else frame.to_parquet(
-        tmp_path / "d.parquet"
-    )
+    frame.to_csv(tmp_path / "d.csv", index=False) if ending == "csv" else frame.to_parquet(tmp_path / "d.parquet")
     task = opened(tmp_path, f"d.{ending}")
     assert isinstance(task.front, TableFront)
     assert task.front.flagged == (0,)

@@ -233,9 +233,7 @@ def test_a_score_that_does_not_fit(tmp_path: Path) -> None:
     assert "classification" in refused(tmp_path, "d.csv", score="rmse")["score"]
     assert (
         "exact_match"
-        in refused(tmp_path, save(tmp_path, label=np.eye(3, dtype=int)[np.arange(60) % 3]), score="accuracy")[
-            "score"
-        ]
+        in refused(tmp_path, save(tmp_path, label=np.eye(3, dtype=int)[np.arange(60) % 3]), score="accuracy")["score"]
     )
 
 

@@ -103,12 +103,8 @@ def test_the_teachers_preprocess(tmp_path: Path) -> None:
     shares, pixel_units = [0.485, 0.456, 0.406], [123.675, 116.28, 103.53]
     close = {"rtol": 1e-4, "atol": 1e-4}
     np.testing.assert_allclose(given(layout="nhwc"), x / 255, **close)
-    np.testing.assert_allclose(
-        given(layout="nhwc", mean=shares, std=[0.2] * 3), (x / 255 - shares) / 0.2, **close
-    )
-    np.testing.assert_allclose(
-        given(layout="nhwc", mean=pixel_units, std=[58.0] * 3), (x - pixel_units) / 58, **close
-    )
+    np.testing.assert_allclose(given(layout="nhwc", mean=shares, std=[0.2] * 3), (x / 255 - shares) / 0.2, **close)
+    np.testing.assert_allclose(given(layout="nhwc", mean=pixel_units, std=[58.0] * 3), (x - pixel_units) / 58, **close)
     np.testing.assert_allclose(given(layout="nhwc", mean=pixel_units), x - pixel_units, **close)
     np.testing.assert_allclose(given(layout="nhwc", channels="bgr"), x[..., ::-1] / 255, **close)
     assert given(size=[4, 6]).shape == (len(x), 3, 4, 6)

@@ -46,10 +46,7 @@ def main() -> int:
     outputs = predict(session, inputs)
     largest = float(np.abs(outputs - expected).max())
     good = largest <= golden["tolerance"]
-    print(
-        f"golden check: {'ok' if good else 'FAILED'} "
-        f"(off by {largest:.3g}, allowed {golden['tolerance']:.3g})"
-    )
+    print(f"golden check: {'ok' if good else 'FAILED'} (off by {largest:.3g}, allowed {golden['tolerance']:.3g})")
     print(f"predicted: {name_output(outputs[0], manifest)}")
     return 0 if good else 1
 

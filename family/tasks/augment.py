@@ -50,9 +50,7 @@ def check_augment(asked: Any, kind: str) -> None:
     if asked in (None, "none", "auto"):
         return
     if not isinstance(asked, Mapping):
-        raise mistake(
-            "data.augment", f"must be auto, none or a mapping of shift, flip, scale. Got {asked!r}."
-        )
+        raise mistake("data.augment", f"must be auto, none or a mapping of shift, flip, scale. Got {asked!r}.")
     unknown = set(asked) - {"shift", "flip", "scale"}
     if unknown:
         raise mistake("data.augment", f"knows shift, flip and scale. Got {', '.join(sorted(unknown))}.")
@@ -106,9 +104,7 @@ def view_images(
         ys = np.where(flipped[:, None], ys[:, ::-1], ys)
     if augment.flip == "horizontal":
         xs = np.where(flipped[:, None], xs[:, ::-1], xs)
-    flat = torch.from_numpy(
-        np.ascontiguousarray((ys[:, :, None] * width + xs[:, None, :]).reshape(len(x), 1, -1))
-    )
+    flat = torch.from_numpy(np.ascontiguousarray((ys[:, :, None] * width + xs[:, None, :]).reshape(len(x), 1, -1)))
     moved: Tensor = x.flatten(2).gather(2, flat.expand(-1, x.shape[1], -1)).unflatten(2, (height, width))
     return moved
 

@@ -34,9 +34,7 @@ def bad_rows(values: np.ndarray, bad: Callable[[np.ndarray], np.ndarray]) -> np.
     piece = max(1, 50_000_000 // max(values[:1].nbytes, 1))
     parts = [
         start
-        + np.flatnonzero(
-            bad(values[start : start + piece]).reshape(len(values[start : start + piece]), -1).any(1)
-        )
+        + np.flatnonzero(bad(values[start : start + piece]).reshape(len(values[start : start + piece]), -1).any(1))
         for start in range(0, len(values), piece)
     ]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
@@ -52,9 +50,7 @@ def check_values(source: Source) -> None:
         if len(rows):
             what = "infinite values" if source.kind == "table" else "NaN or infinite values"
             wrong.append(
-                Mistake(
-                    "data.path", f"'{name}' holds {what} in {len(rows)} rows, first {rows[:SHOWN].tolist()}."
-                )
+                Mistake("data.path", f"'{name}' holds {what} in {len(rows)} rows, first {rows[:SHOWN].tolist()}.")
             )
     if source.labels.dtype.kind == "f":
         bad = np.isinf(source.labels) | (
@@ -88,11 +84,7 @@ def image_sizes(source: Source) -> set[tuple[int, int]]:
     if broken:
         names = [getattr(source.files[i], "name", f"row {i}") for i in broken[:SHOWN]]
         raise Mistakes(
-            [
-                Mistake(
-                    "data.path", f"holds {len(broken)} corrupt or truncated images, first {', '.join(names)}."
-                )
-            ]
+            [Mistake("data.path", f"holds {len(broken)} corrupt or truncated images, first {', '.join(names)}.")]
         )
     return {found for found in sides if found is not None}
 
@@ -108,9 +100,7 @@ def warn_of_duplicates(keys: np.ndarray, splits: Mapping[str, np.ndarray]) -> tu
     ):
         again = int(np.isin(keys[splits[name]], keys[there]).sum())
         if again:
-            found.append(
-                f"{again} of {len(splits[name])} {name} rows stand in {where} too: scores are flattered"
-            )
+            found.append(f"{again} of {len(splits[name])} {name} rows stand in {where} too: scores are flattered")
     return tuple(found)
 
 
@@ -121,8 +111,5 @@ def row_keys(source: Source) -> np.ndarray:
         return np.array([hashlib.sha256(b).hexdigest()[:16] for b in raw])
     arrays = [np.ascontiguousarray(values) for values in source.columns.values()]
     return np.array(
-        [
-            hashlib.sha256(b"".join(a[i].tobytes() for a in arrays)).hexdigest()[:16]
-            for i in range(source.rows)
-        ]
+        [hashlib.sha256(b"".join(a[i].tobytes() for a in arrays)).hexdigest()[:16] for i in range(source.rows)]
     )

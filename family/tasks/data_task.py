@@ -228,9 +228,7 @@ def remember_sizes(source: Source, keys: np.ndarray, cache: Path) -> set[tuple[i
     return {(int(height), int(width)) for height, width in json.loads(path.read_text())}
 
 
-def read_labels(
-    source: Source, options: DataOptions
-) -> tuple[Kind, tuple[str, ...] | None, np.ndarray, list[str]]:
+def read_labels(source: Source, options: DataOptions) -> tuple[Kind, tuple[str, ...] | None, np.ndarray, list[str]]:
     """Kind, class names, and truth: (rows,) int64 | (rows, k) float32.
 
     Rows without a label get code 0 or NaN.
@@ -239,8 +237,7 @@ def read_labels(
     if labels.ndim > 2:
         raise mistake(
             "data.label",
-            f"must be (rows,) or (rows, labels). Got {labels.shape}; "
-            "segmentation and detection are not supported.",
+            f"must be (rows,) or (rows, labels). Got {labels.shape}; segmentation and detection are not supported.",
         )
     if labels.ndim == 2 and labels.shape[1] > 1 and set(np.unique(labels[known])) <= {0, 1}:
         names = tuple(str(i) for i in range(labels.shape[1]))
@@ -268,9 +265,7 @@ def read_labels(
     text = np.array([str(v) for v in labels.tolist()])
     classes = sorted(set(text[known].tolist()), key=natural)
     if len(classes) < 2:
-        raise mistake(
-            "data.label", f"holds one class only ({', '.join(classes) or 'none'}); at least two are needed."
-        )
+        raise mistake("data.label", f"holds one class only ({', '.join(classes) or 'none'}); at least two are needed.")
     code = {name: i for i, name in enumerate(classes)}
     truth = np.array([code.get(v, 0) for v in text], np.int64)
     return "classification", tuple(classes), truth, [f"labels: {len(classes)} classes"]
@@ -304,9 +299,7 @@ def pick_score(options: DataOptions, kind: Kind) -> Score:
     }[kind]
     name = options.score or fitting[0]
     if name not in fitting or name not in SCORES:
-        raise mistake(
-            "score", f"must be one of {', '.join(fitting)} for {kind}. Got '{name}'.{near(name, fitting)}"
-        )
+        raise mistake("score", f"must be one of {', '.join(fitting)} for {kind}. Got '{name}'.{near(name, fitting)}")
     return SCORES[name]
 
 
@@ -340,9 +333,7 @@ def join_transfer(
         return source, splits, truth
     pool = read_pool(source, options)
     count = len(pool.files) or len(next(iter(pool.columns.values())))
-    if {n: v.shape[1:] for n, v in pool.columns.items()} != {
-        n: v.shape[1:] for n, v in source.columns.items()
-    }:
+    if {n: v.shape[1:] for n, v in pool.columns.items()} != {n: v.shape[1:] for n, v in source.columns.items()}:
         raise mistake(
             "data.transfer",
             f"has inputs {[v.shape[1:] for v in pool.columns.values()]}, "
@@ -379,9 +370,7 @@ def read_pool(source: Source, options: DataOptions) -> Source:
         if len(arrays) == 1 and len(source.columns) == 1:
             arrays = dict(zip(source.columns, arrays.values(), strict=True))
         if set(arrays) != set(source.columns):
-            raise mistake(
-                "data.transfer", f"has arrays {', '.join(arrays)}; the data has {', '.join(source.columns)}."
-            )
+            raise mistake("data.transfer", f"has arrays {', '.join(arrays)}; the data has {', '.join(source.columns)}.")
         return replace(source, columns=arrays)
     raise mistake(
         "data.transfer",
@@ -400,9 +389,7 @@ def make_front(source: Source, train: np.ndarray, options: DataOptions, sides: s
     return PlainFront(tuple(source.columns), tuple(v.shape[1:] for v in source.columns.values()))
 
 
-def image_front(
-    source: Source, train: np.ndarray, options: DataOptions, sides: set[tuple[int, int]]
-) -> ImageFront:
+def image_front(source: Source, train: np.ndarray, options: DataOptions, sides: set[tuple[int, int]]) -> ImageFront:
     if source.files:
         raw: tuple[int | None, ...] = (*(sides.copy().pop() if len(sides) == 1 else (None, None)), 3)
         dtype, channels = "uint8", 3
@@ -456,11 +443,7 @@ def table_front(source: Source, train: np.ndarray) -> TableFront:
 def series_front(source: Source, train: np.ndarray) -> SeriesFront:
     series, length = source.columns["series"], source.columns.get("length")
     time = series.shape[2]
-    keep = (
-        np.ones((len(train), 1, time), bool)
-        if length is None
-        else np.arange(time) < length[train][:, None, None]
-    )
+    keep = np.ones((len(train), 1, time), bool) if length is None else np.arange(time) < length[train][:, None, None]
     counts = keep.sum((0, 2)) if length is None else np.full(1, keep.sum())
     mean = (series[train] * keep).sum((0, 2), dtype=np.float64) / counts
     var = ((series[train] - mean[:, None]) ** 2 * keep).sum((0, 2), dtype=np.float64) / counts

@@ -21,9 +21,7 @@ from family.tasks.options import DataOptions, Source
 
 MAPPED = 64_000_000  # bytes from which an array of an .npz is mapped, not read
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
-FORMATS = (
-    "a folder of class folders, .npz, .csv, .parquet, a saved Hugging Face dataset, or path/file.py:function"
-)
+FORMATS = "a folder of class folders, .npz, .csv, .parquet, a saved Hugging Face dataset, or path/file.py:function"
 SPLIT_FOLDERS = ("train", "val", "test")
 
 
@@ -107,13 +105,9 @@ def map_array(path: Path, name: str) -> np.ndarray | None:
         if member.compress_type != zipfile.ZIP_STORED or member.file_size < MAPPED:
             return None
         handle.seek(member.header_offset + 26)
-        handle.seek(
-            sum(struct.unpack("<HH", handle.read(4))), 1
-        )  # the local header's own name and extra field
+        handle.seek(sum(struct.unpack("<HH", handle.read(4))), 1)  # the local header's own name and extra field
         version = np.lib.format.read_magic(handle)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(handle)
         if dtype.hasobject:
             return None
@@ -158,9 +152,7 @@ def pad_series(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
             continue
         if {row.ndim for row in rows} != {2} or len({len(row) for row in rows}) != 1:
             shapes = sorted({row.shape for row in rows})[:5]
-            raise mistake(
-                "data.path", f"'{name}' must be series (channels, time) of equal channels. Got {shapes}."
-            )
+            raise mistake("data.path", f"'{name}' must be series (channels, time) of equal channels. Got {shapes}.")
         length = np.array([row.shape[1] for row in rows], np.int64)
         padded = np.zeros((len(rows), len(rows[0]), int(length.max())), np.float32)
         for place, row in zip(padded, rows, strict=True):
@@ -196,9 +188,7 @@ def guess_arrays(
         asked = options.task
         if asked == "series" or (asked is None and "length" in names):
             if array.ndim != 3:
-                raise mistake(
-                    "data.path", f"series must be (rows, channels, time). Got '{inputs[0]}' {array.shape}."
-                )
+                raise mistake("data.path", f"series must be (rows, channels, time). Got '{inputs[0]}' {array.shape}.")
             columns = {"series": array.astype(np.float32, copy=False)}
             if "length" in arrays:
                 columns = cut_series(array, arrays["length"])
@@ -408,15 +398,11 @@ def encode_table(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
         text = column.astype("string")
         counts = text.value_counts()
         if len(counts) > 0.9 * len(column) and len(column) > 50:
-            warnings.append(
-                f"column '{name}' has a value of its own in nearly every row, like an id; it is left out"
-            )
+            warnings.append(f"column '{name}' has a value of its own in nearly every row, like an id; it is left out")
             continue
         kept = sorted(counts.index[:MOST_CATEGORIES].astype(str))
         if len(counts) > MOST_CATEGORIES:
-            notes.append(
-                f"column '{name}': {len(counts)} categories, the {MOST_CATEGORIES} most frequent kept"
-            )
+            notes.append(f"column '{name}': {len(counts)} categories, the {MOST_CATEGORIES} most frequent kept")
         codes = {value: code for code, value in enumerate(kept)}
         categories[name] = (codes, text.map(codes).fillna(-1).to_numpy(np.int64))
     arrays: dict[str, np.ndarray] = {}
@@ -447,14 +433,10 @@ def read_image_folder(folder: Path) -> Source:
     for split, part in parts.items() if set(SPLIT_FOLDERS) <= set(parts) else [("", folder)]:
         for group in sorted(p for p in part.iterdir() if p.is_dir()):
             found += [
-                (file, group.name, split)
-                for file in sorted(group.rglob("*"))
-                if file.suffix.lower() in IMAGE_ENDINGS
+                (file, group.name, split) for file in sorted(group.rglob("*")) if file.suffix.lower() in IMAGE_ENDINGS
             ]
     if not found:
-        raise mistake(
-            "data.path", f"{folder.name} has no images in class folders ({', '.join(IMAGE_ENDINGS)})."
-        )
+        raise mistake("data.path", f"{folder.name} has no images in class folders ({', '.join(IMAGE_ENDINGS)}).")
     labels = np.array([label for _, label, _ in found])
     parted = np.array([s for _, _, s in found]) if found[0][2] else None
     files = tuple(file for file, _, _ in found)

@@ -15,9 +15,7 @@ SHARES = {"val": 0.15, "test": 0.15}
 NAMES = ("train", "val", "test", "transfer")
 
 
-def split_rows(
-    source: Source, options: DataOptions, codes: np.ndarray, stratify: bool
-) -> dict[str, np.ndarray]:
+def split_rows(source: Source, options: DataOptions, codes: np.ndarray, stratify: bool) -> dict[str, np.ndarray]:
     """Row positions per split. Raises Mistakes for splits that would be empty."""
     asked = dict(options.split or {})
     if source.split is not None and not all(isinstance(v, int | float) for v in asked.values()):
@@ -43,9 +41,7 @@ def named_splits(column: np.ndarray, asked: Mapping[str, Any]) -> dict[str, np.n
     names = {name: str(asked.get(name, name)) for name in NAMES}
     missing = [names[n] for n in ("train", "val", "test") if names[n] not in found]
     if missing:
-        raise mistake(
-            "data.split", f"names {', '.join(missing)}, which no row carries. Found: {', '.join(found)}."
-        )
+        raise mistake("data.split", f"names {', '.join(missing)}, which no row carries. Found: {', '.join(found)}.")
     return {name: np.flatnonzero(values == names[name]) for name in NAMES}
 
 
@@ -83,15 +79,11 @@ def cut(
     rows: np.ndarray, share: float, groups: np.ndarray | None, codes: np.ndarray | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     if len(rows) < 2 or not 0 < share < 1:
-        raise mistake(
-            "data.split", f"cuts a share of {share:.2f} off {len(rows)} rows, which leaves an empty split."
-        )
+        raise mistake("data.split", f"cuts a share of {share:.2f} off {len(rows)} rows, which leaves an empty split.")
     if groups is not None:
         if len(set(groups[rows].tolist())) < 2:
             raise mistake("data.group", "has one group only, so that no split can be cut along it.")
-        keep, off = next(
-            GroupShuffleSplit(1, test_size=share, random_state=seed).split(rows, groups=groups[rows])
-        )
+        keep, off = next(GroupShuffleSplit(1, test_size=share, random_state=seed).split(rows, groups=groups[rows]))
         return np.sort(rows[keep]), np.sort(rows[off])
     able = codes is not None and np.bincount(codes[rows])[np.unique(codes[rows])].min() >= 4
     able = able and codes is not None and share * len(rows) >= len(np.unique(codes[rows]))
@@ -109,9 +101,7 @@ def keep_labels(
         return splits
     strata = codes[splits["train"]] if stratify else None
     try:
-        kept, pool = train_test_split(
-            splits["train"], train_size=keep, random_state=options.seed, stratify=strata
-        )
+        kept, pool = train_test_split(splits["train"], train_size=keep, random_state=options.seed, stratify=strata)
     except ValueError as problem:
         raise mistake("data.keep_labels", f"cannot keep {keep} labelled rows: {problem}") from problem
     return splits | {"train": np.sort(kept), "transfer": np.sort(np.concatenate([splits["transfer"], pool]))}
