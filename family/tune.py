@@ -21,7 +21,7 @@ Table = list[dict[str, Any]]
 
 FEWEST, MOST = 300, 3000  # steps
 PASSES, BATCH = 20, 64
-WORK = 2e13  # multiply-accumulates of one training, forward and backward: minutes on one core
+WORK = 4e12  # multiply-accumulates of one training, forward and backward: about five minutes on one core
 WITHOUT_TEMPERATURE = ("labels", "mse")
 
 
