@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ class Job:
 
     def soft_targets(self) -> SoftTargets:
         """The store: what the teacher says of every view of train and transfer, asked once."""
+        return self._store
+
+    @cached_property
+    def _store(self) -> SoftTargets:
         views = min(self.spec.distill.views, self.task.views, self.teacher.views or self.task.views)
         return open_store(self.teacher, self.task, views, self.cache / "soft-targets")
 

@@ -47,6 +47,7 @@ def bake(job: Job) -> dict[str, Any]:
         temperature=asked.temperature if asked.temperature != "auto" else 4.0,
         views=store.views,
     )
+    check_loss(base.loss, job.task.kind, store.has, base.temperature, store.temperatures)
     student_rate, student_tries = learning_rate(job, base)
     control_rate, control_tries = learning_rate(job, replace(base, loss="labels"))
     student = replace(base, learning_rate=student_rate)
@@ -57,7 +58,6 @@ def bake(job: Job) -> dict[str, Any]:
         student, table = tune.bake_off(middle, job.task, store, student, losses_for(job.task.kind), control)
         winner = next(row for row in table if row["loss"] == student.loss)
         job.show(f"bake-off: {student.loss} (val {winner['val']:.4f})")
-    check_loss(student.loss, job.task.kind, store.has, student.temperature, store.temperatures)
     return {
         "student": asdict(student),
         "control": asdict(control),

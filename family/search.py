@@ -132,7 +132,8 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, recipe: Training, ben
     params = spaces.suggest(trial, job.space)
     costs = measure_untrained(job, params, benches)["costs"]
     over = violation(job, costs)
-    trial.set_constraint("budgets", over)
+    if "budgets" not in trial.constraints:  # a trial that is taken up may have been told already
+        trial.set_constraint("budgets", over)
     trial.set_user_attr("violation", over)
     trial.set_user_attr("id", candidate_id(job, params))
     if over > 0 and not drawn_without_limits(job, trial.number):

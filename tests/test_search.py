@@ -28,7 +28,6 @@ search: {trials: TRIALS, minutes: null}
 FAR_APART = "{tiny: {target: cpu, latency_ms: 0.02}, large: {target: cpu, size_kb: 300}}"
 SIZES = "{tiny: {target: cpu, size_kb: 5}, large: {target: cpu, size_kb: 300}}"
 # A trial killed after it was measured has its constraint already; Optuna says so when it is taken up.
-TAKEN_UP = pytest.mark.filterwarnings("ignore:The constraint value is ignored")
 Costs = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 
@@ -177,7 +176,6 @@ def test_the_same_trial_number_asks_the_same(tmp_path: Path, task: DataTask) -> 
     assert len({ask(number) for number in range(8)}) > 3
 
 
-@TAKEN_UP
 @pytest.mark.parametrize("dies_at", [0, 10])
 def test_a_search_killed_between_or_within_trials_asks_what_an_unbroken_one_asks(
     tmp_path: Path, task: DataTask, monkeypatch: pytest.MonkeyPatch, dies_at: int
@@ -192,7 +190,6 @@ def test_a_search_killed_between_or_within_trials_asks_what_an_unbroken_one_asks
     assert run(broken) == whole
 
 
-@TAKEN_UP
 def test_a_running_trial_is_taken_up_with_its_own_parameters(tmp_path: Path, task: DataTask, fakes: Fakes) -> None:
     job = open_job(tmp_path, task, trials=10)
     fakes.die_at = 2
@@ -229,7 +226,6 @@ def test_a_torn_last_line_of_the_journal_is_cut(tmp_path: Path) -> None:
     assert not (tmp_path / "none.log").exists()
 
 
-@TAKEN_UP
 def test_a_search_goes_on_from_a_torn_journal(tmp_path: Path, task: DataTask, fakes: Fakes) -> None:
     whole = run(open_job(tmp_path / "whole", task, trials=10))
     job = open_job(tmp_path / "torn", task, trials=10)
