@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from reports import SCORES, Score
 
 IN_MEMORY = 512_000_000
 TASKS = ("images", "table", "series")
+CHUNK = 8_000_000  # bytes of raw rows that pass through the front at once
 MEASURED = 2000  # images that give mean and deviation
 FEW_VALUES = 20  # numeric labels with more distinct values than this are a regression
 DIGITS_LABELLED = 200
@@ -459,7 +460,7 @@ def raw_rows(source: Source, ids: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def raw_chunks(source: Source, ragged: bool) -> Iterator[dict[str, np.ndarray]]:
-    size = 1 if ragged or source.files else 256
+    size = 1 if ragged or source.files else max(1, min(256, CHUNK // row_bytes(source)))
     for start in range(0, source.rows, size):
         yield raw_rows(source, np.arange(start, min(start + size, source.rows)))
 
@@ -468,12 +469,27 @@ def prepare_body(source: Source, front: Front, place: Path) -> tuple[np.ndarray,
     """What the front gives for every row: in memory where small, else written once and memory-mapped."""
     first = apply_front(front, raw_rows(source, np.arange(1)))
     if sum(t.numel() for t in first) * 4 * source.rows <= IN_MEMORY and not source.files:
-        parts = [apply_front(front, chunk) for chunk in raw_chunks(source, False)]
-        return tuple(torch.cat(p).numpy() for p in zip(*parts, strict=True))
+        arrays = tuple(np.empty((source.rows, *t.shape[1:]), np.float32) for t in first)
+        fill_body(source, front, arrays)
+        return arrays
     paths = [place / f"body-{i}.npy" for i in range(len(first))]
     if not all(path.exists() for path in paths):
         write_body(source, front, paths, first)
     return tuple(np.load(path, mmap_mode="r") for path in paths)
+
+
+def row_bytes(source: Source) -> int:
+    return sum(values[:1].nbytes for values in source.columns.values()) or 1
+
+
+def fill_body(source: Source, front: Front, arrays: Sequence[np.ndarray]) -> None:
+    """Write what the front gives into `arrays`, chunk by chunk."""
+    start = 0
+    for chunk in raw_chunks(source, bool(source.files)):
+        given = apply_front(front, chunk)
+        for array, tensor in zip(arrays, given, strict=True):
+            array[start : start + len(tensor)] = tensor.numpy()
+        start += len(given[0])
 
 
 def write_body(source: Source, front: Front, paths: list[Path], first: tuple[Tensor, ...]) -> None:
@@ -483,12 +499,7 @@ def write_body(source: Source, front: Front, paths: list[Path], first: tuple[Ten
         np.lib.format.open_memmap(p, "w+", np.float16, (source.rows, *t.shape[1:]))
         for p, t in zip(parts, first, strict=True)
     ]
-    start = 0
-    for chunk in raw_chunks(source, bool(source.files)):
-        given = apply_front(front, chunk)
-        for array, tensor in zip(maps, given, strict=True):
-            array[start : start + len(tensor)] = tensor.numpy()
-        start += len(given[0])
+    fill_body(source, front, maps)
     for array, part, path in zip(maps, parts, paths, strict=True):
         array.flush()
         write_beside(path, part.replace)
