@@ -4,7 +4,6 @@ import fcntl
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +40,13 @@ def run(*arguments, folder=ROOT):
     )
 
 
-def test_help_is_fast_and_loads_nothing_heavy():
+def test_help_loads_nothing_heavy():
     code = (
         "import sys\nfrom family.cli import main\ncode = main(['--help'])\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'optuna', 'pandas', 'sklearn', 'numpy', 'pydantic'}\n"
         "print('LOADED', code, sorted(heavy & set(sys.modules)))"
     )
-    start = time.perf_counter()
     done = run("-c", code)
-    assert time.perf_counter() - start < 10  # seconds, on a busy machine
     assert done.stdout.splitlines()[-1] == "LOADED 0 []"
     for word in ("--budgets", "--dry-run", "init", "doctor", "report", "verify", "exit codes", "130"):
         assert word in done.stdout

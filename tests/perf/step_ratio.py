@@ -22,7 +22,7 @@ from benchmark import host
 from family import spaces
 from family.soft_targets import SoftTargets, open_store
 from family.tasks import DataOptions, open_task
-from family.train import WEIGHT_DECAY, block_steps, compute_loss, draw_batches, one_thread, plan_batches, set_rate
+from family.train import WEIGHT_DECAY, block_steps, draw_batches, one_thread, plan_batches, take_step
 from family.types import Task, Training
 
 BLOCKS, VIEWS = 9, 4
@@ -61,13 +61,7 @@ def our_step(task: Task, store: SoftTargets, training: Training, module: torch.n
     batches = draw_batches(task, store, training, plan, 0, "cpu")
 
     def step(number: int) -> None:
-        batch = next(batches)
-        set_rate(optimiser, training, number)
-        torch.manual_seed(training.seed * 1_000_003 + number)
-        loss = compute_loss(module, task, training, batch)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        take_step(module, optimiser, task, training, number, next(batches), "cpu")
 
     return step
 
