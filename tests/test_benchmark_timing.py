@@ -79,6 +79,7 @@ def test_paired_keeps_samples_and_picks_the_nearest_reference(models, ladder):
     assert one.value == pytest.approx(ladder[1]["ms"], rel=0.25)  # the same file: ratio 1
 
 
+@pytest.mark.slow  # wants a machine at rest: loaded, the repeats of fresh processes drift apart
 def test_paired_interval_covers_repeats(models, ladder, capsys):
     """An interval of one repeat holds the centre of many, each of which may be in a fresh process."""
     repeats = []
