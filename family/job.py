@@ -78,6 +78,8 @@ def open_job(spec: Spec, folder: Path, cache: Path, show: Show) -> Job:
     check_teacher(teacher, task)
     say_all(show, teacher.notes, ())
     space = spaces.open_space(spec.students.space, spec.students.dims, spec.folder, task)
+    if loaded := spaces.find_loaded(space, task):
+        show(f"note: {len(loaded)} pretrained weights of {space.name} are kept, in students and controls alike")
     targets = {name: open_target(spec, name) for name in {b.target for b in spec.budgets.values()}}
     skipped = {name: why for name, target in targets.items() if (why := unavailable(target))}
     for name, why in skipped.items():

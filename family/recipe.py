@@ -15,6 +15,7 @@ from family.run_folder import remember
 from family.types import Training
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+TEMPERATURES = (2.0, 8.0)  # tried beside the default of 4 for the loss that won
 SHORT = 3  # short runs take a third of the steps
 
 
@@ -55,7 +56,10 @@ def bake(job: Job) -> dict[str, Any]:
     table: list[dict[str, Any]] = []
     if asked.loss == "auto":
         job.show("bake-off: which loss, on a middle student")
-        student, table = tune.bake_off(middle, job.task, store, student, losses_for(job.task.kind), control)
+        temperatures = TEMPERATURES if asked.temperature == "auto" else ()
+        student, table = tune.bake_off(
+            middle, job.task, store, student, losses_for(job.task.kind), control, temperatures
+        )
         winner = next(row for row in table if row["loss"] == student.loss)
         job.show(f"bake-off: {student.loss} (val {winner['val']:.4f})")
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,6 +141,10 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, recipe: Training, ben
         study.tell(trial, state=TrialState.PRUNED)
         return
     score = train_candidate(job, params, recipe)["val"]
+    if math.isnan(score):
+        job.show(f"trial {trial.number}: {describe(params)}  diverged")
+        study.tell(trial, state=TrialState.FAIL)
+        return
     costs_told = [told_cost(job, costs, name) for name in benches]
     study.tell(trial, [score, *costs_told])
     job.show(f"trial {trial.number}: {describe(params)}  val {score:.4f}  " + "  ".join(f"{c:.3g}" for c in costs_told))
