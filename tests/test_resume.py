@@ -80,14 +80,16 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "budgets.yaml").write_text(BUDGETS)
     environment = {**os.environ, "STUDENT_FAMILY_CACHE": str(tmp_path / "cache")}
     finish(tmp_path, "warm", environment)  # trains the teacher
-    start = time.monotonic()
     expected = finish(tmp_path, "whole", environment)
-    lasted = time.monotonic() - start
+    copy_measurements(tmp_path / "whole", tmp_path / "rehearsal")
+    start = time.monotonic()
+    assert finish(tmp_path, "rehearsal", environment) == expected
+    lasted = time.monotonic() - start  # without measuring
     rng = random.Random(0)
     killed = 0
     for attempt in range(10):
         run = f"killed-{attempt}"
         copy_measurements(tmp_path / "whole", tmp_path / run)
-        killed += kill_after(tmp_path, run, environment, rng.uniform(0.1, 0.95) * lasted)
+        killed += kill_after(tmp_path, run, environment, rng.uniform(0.15, 0.9) * lasted)
         assert finish(tmp_path, run, environment) == expected
-    assert killed >= 8  # a run handed its measurements is a little shorter than the first
+    assert killed >= 8  # the machine's speed varies, so one or two may end in time
