@@ -93,6 +93,7 @@ def write_family(
         "learning_rates": recipe.learning_rates,
         "search": searched.summary,
         "coverage": coverage(job),
+        "classes": list(job.task.classes) if job.task.classes else None,
         "data": job.task.describe(),
         "test_reads": reads,
         "notes": [*job.task.notes, *job.teacher.notes],
