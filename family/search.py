@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
@@ -74,15 +74,17 @@ def trim_torn_line(journal: Path) -> None:
         journal.write_bytes(written[: written.rfind(b"\n") + 1])
 
 
-def sampler(job: Job, number: int) -> TPESampler:
-    """TPE seeded by the trial's number, so that a resumed search asks what an unbroken one would have asked."""
+def sampler(job: Job, number: int) -> BaseSampler:
+    """TPE seeded by the trial's number, so that a resumed search asks what an unbroken one would have asked.
+
+    The draws of budgets without limits are random over the whole space: TPE follows the one constraint, and
+    beside a tight budget it would hardly ever look at what only those budgets can use.
+    """
+    seed = job.spec.seed * 100_003 + number
     startup = max(8, job.spec.search.trials // 4)
-    return TPESampler(
-        seed=job.spec.seed * 100_003 + number,
-        n_startup_trials=startup,
-        multivariate=True,
-        constant_liar=False,
-    )
+    if number >= startup and drawn_without_limits(job, number):
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=False)
 
 
 def enqueue_start(study: optuna.Study, job: Job) -> None:
