@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmark import Bench, can_answer, host_fingerprint, measure_memory, measure_size, measurement_to_dict
 from family.candidates import measure_untrained, write_feeds
-from family.job import Job, limits_of, main_cost
+from family.job import Job, limits_of
 from family.run_folder import remember
 from family.search import Searched
 from family.students import export_trained, outputs_of, train_candidate, trained_folder
@@ -46,12 +46,11 @@ def fits(job: Job, params: Mapping[str, Any], budget: Any, benches: Mapping[str,
 def cheapest_close(
     job: Job, fitting: list[dict[str, Any]], target: str, benches: Mapping[str, Bench]
 ) -> list[dict[str, Any]]:
-    """Up to three of the cheapest whose val interval reaches the best's value."""
-    truth, groups = job.task.labels("val"), job.task.groups("val")
+    """Up to three of the cheapest whose val score lies within the noise of the best."""
     best = fitting[0]["val"]
-    width = abs(score_half_width(best, len(truth), groups is not None))
+    width = noise_of(best, job.task.rows("val"), job.task.groups("val") is not None)
     close = [t for t in fitting if abs(t["val"] - best) <= width]
-    cost = main_cost(job.spec, target)
+    cost = job.spec.main_cost(target)
 
     def cheapness(trial: dict[str, Any]) -> float:
         figures = measure_untrained(job, trial["params"], benches)["costs"][target]
@@ -60,10 +59,11 @@ def cheapest_close(
     return sorted(close, key=cheapness)[:3]
 
 
-def score_half_width(value: float, rows: int, grouped: bool) -> float:
-    """A generous half width of a paired difference on val: one row in twenty changing, or four standard errors."""
-    spread = max(value * (1 - value), 1 / rows) if 0 <= value <= 1 else value * value
-    return float((2 if not grouped else 3) * (spread / rows) ** 0.5)
+def noise_of(value: float, rows: int, grouped: bool) -> float:
+    """Two standard errors of a score over `rows` (three where rows come in groups): a wide net for finalists only,
+    the choice itself is made on paired intervals. A score in 0..1 is taken as a share, any other as its own spread."""
+    variance = max(value * (1 - value), 1 / rows) if 0 <= value <= 1 else value * value
+    return float((3 if grouped else 2) * (variance / rows) ** 0.5)
 
 
 def finish(job: Job, params: Mapping[str, Any], recipe: Training) -> None:
@@ -159,7 +159,7 @@ def choose_students(job: Job, rows: pd.DataFrame, finalists: Mapping[str, Any], 
         here = rows[rows["target"] == budget.target] if len(rows) else rows
         here = here[[flips_allowed(job, outputs, i, p) for i, p in zip(here["id"], here["precision"], strict=True)]]
         if len(here):
-            cost = budget.cheapest_by or main_cost(job.spec, budget.target)
+            cost = budget.cheapest_by or job.spec.main_cost(budget.target)
             chosen[name] = choose(limits_of(budget), cost, here, truth, outputs, job.task.score, groups)
     return chosen
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import Target, can_answer, resolve_target, unavailable
+from benchmark import Target, resolve_target, unavailable
 from family import spaces
 from family.run_folder import content_id
 from family.soft_targets import SoftTargets, open_store, score_outputs
@@ -97,16 +97,6 @@ def say_all(show: Show, notes: tuple[str, ...], warnings: tuple[str, ...]) -> No
 def open_target(spec: Spec, name: str) -> Target:
     options = spec.targets.get(name)
     return resolve_target(name, options.model_dump(exclude_none=True) if options else None)
-
-
-def main_cost(spec: Spec, name: str) -> str:
-    """The first of latency, instructions, size that any budget limits on this target."""
-    limited = {limit for b in spec.budgets.values() if b.target == name for limit in limits_of(b)}
-    for cost in ("latency_ms", "latency_p95_ms", "instructions_m", "size_kb"):
-        if cost in limited:
-            return "latency_ms" if cost == "latency_p95_ms" else cost
-    answers = can_answer(open_target(spec, name))
-    return "latency_ms" if "latency_ms" in answers else "size_kb"
 
 
 LIMITS = ("latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m", "score")

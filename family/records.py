@@ -16,7 +16,7 @@ from benchmark import host
 from export import describe, front_data, write_student
 from family import spaces
 from family.controls import compare, judge, paired_trainings, read_test
-from family.job import Job, limits_of, main_cost
+from family.job import Job, limits_of
 from family.recipe import Recipe
 from family.run_folder import write_beside, write_json, write_table
 from family.search import Searched
@@ -87,7 +87,7 @@ def write_family(
         "teacher": {s: as_dict(v) for s, v in teacher.items()} | {"cost": dict(job.teacher.cost)},
         "budgets": entries,
         "frontier": frontiers(job, rows),
-        "targets": {n: {"main_cost": main_cost(job.spec, n), "unavailable": job.skipped.get(n)} for n in job.targets},
+        "targets": {n: {"main_cost": job.spec.main_cost(n), "unavailable": job.skipped.get(n)} for n in job.targets},
         "recipe": {"student": vars(recipe.student), "control": vars(recipe.control)},
         "bakeoff": recipe.bakeoff,
         "learning_rates": recipe.learning_rates,
@@ -232,7 +232,7 @@ def prediction_rows(job: Job, split: Split, model: str, precision: str, seed: in
 def frontiers(job: Job, rows: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     found = {}
     for target in job.measured_targets():
-        cost = main_cost(job.spec, target)
+        cost = job.spec.main_cost(target)
         here = rows[rows["target"] == target]
         best = frontier(here, cost, "val", job.task.score.higher_is_better)
         found[target] = [

@@ -20,7 +20,7 @@ from optuna.trial import Trial, TrialState
 from benchmark import Bench
 from family import spaces
 from family.candidates import candidate_id, measure_untrained, violation
-from family.job import Job, limits_of, main_cost
+from family.job import Job, limits_of
 from family.run_folder import content_id
 from family.students import train_candidate
 from family.types import Training
@@ -160,7 +160,7 @@ def drawn_without_limits(job: Job, number: int) -> bool:
 
 def told_cost(job: Job, costs: Mapping[str, Any], target: str) -> float:
     """The target's main cost at the cheapest precision."""
-    cost = main_cost(job.spec, target)
+    cost = job.spec.main_cost(target)
     return float(min(figures[cost]["value"] for figures in costs[target].values()))
 
 

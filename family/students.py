@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,3 @@ def outputs_of(job: Job, params: Mapping[str, Any], training: Training, precisio
     """The shipped file's outputs on a split."""
     path = trained_folder(job, params, training) / precision / "model.onnx"
     return score_file(job, path, split, path.with_name(f"{split}.npy"))
-
-
-def control_of(training: Training, learning_rate: float) -> Training:
-    """The same training from labels alone, with the learning rate found for it."""
-    return replace(training, loss="labels", learning_rate=learning_rate)

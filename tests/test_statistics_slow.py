@@ -57,7 +57,7 @@ def job(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     return open_job(read(folder), folder / "run", cache, lambda _: None)
 
 
-def test_outputs(job: Job, store, training: Training, seeds: range) -> list[np.ndarray]:
+def outputs_on_test(job: Job, store, training: Training, seeds: range) -> list[np.ndarray]:
     """The middle student's test outputs, one training a seed."""
     found = []
     for seed in seeds:
@@ -66,12 +66,9 @@ def test_outputs(job: Job, store, training: Training, seeds: range) -> list[np.n
     return found
 
 
-test_outputs.__test__ = False  # type: ignore[attr-defined]
-
-
 @pytest.fixture(scope="module")
 def controls(job: Job) -> list[np.ndarray]:
-    return test_outputs(job, job.soft_targets(), CONTROL, range(40))
+    return outputs_on_test(job, job.soft_targets(), CONTROL, range(40))
 
 
 def judge(job: Job, ours: list[np.ndarray], theirs: list[np.ndarray]) -> str:
@@ -104,13 +101,13 @@ def test_a_good_teacher_is_found_to_help(job: Job) -> None:
     told = []
     for seeds in (range(3), range(3, 6), range(6, 9)):
         ours = train_kd(job, job.soft_targets(), seeds, steps=300)
-        told.append(judge(job, ours, test_outputs(job, job.soft_targets(), replace(CONTROL, steps=300), seeds)))
+        told.append(judge(job, ours, outputs_on_test(job, job.soft_targets(), replace(CONTROL, steps=300), seeds)))
     print(f"\ngood teacher: {told}")
     assert told == ["distillation helped"] * 3
 
 
 def train_kd(job: Job, store, seeds: range, steps: int = 120) -> list[np.ndarray]:
-    return test_outputs(job, store, replace(CONTROL, loss="kd", steps=steps), seeds)
+    return outputs_on_test(job, store, replace(CONTROL, loss="kd", steps=steps), seeds)
 
 
 class RandomTeacher:
