@@ -8,12 +8,14 @@ as it was before.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib.util
+import inspect
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -50,6 +52,68 @@ def load(reference: str, folder: Path, where: str) -> Any:
     return getattr(module, name)
 
 
+def is_reference(text: Any) -> bool:
+    return isinstance(text, str) and ".py:" in text
+
+
+def load_taking(reference: str, folder: Path, where: str, takes: Sequence[str]) -> Callable[..., Any]:
+    """As `load`; raises Mistakes too where the function cannot be called with `takes`, by position."""
+    fn: Callable[..., Any] = load(reference, folder, where)
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return fn  # built in: it has no signature to look at
+    try:
+        signature.bind(*takes)
+    except TypeError as problem:
+        wanted = f"must take ({', '.join(takes)})" if takes else "must take no arguments"
+        raise mistake(where, f"names {reference}, which {wanted}. It takes {signature}.") from problem
+    return fn
+
+
+def call(where: str, reference: str, fn: Callable[..., Any], *given: Any) -> Any:
+    """What a user's function gives; whatever it raises becomes Mistakes at `where`, with the user's file and line."""
+    try:
+        return fn(*given)
+    except Mistakes:
+        raise
+    except (Exception, SystemExit) as problem:  # whatever a user's function raises is the user's to mend
+        code = getattr(inspect.unwrap(fn), "__code__", None)
+        path = Path(code.co_filename if code else __file__)
+        raise mistake(where, f"{reference} failed: {describe_failure(problem, path)}.") from problem
+
+
+def hash_code(reference: str, folder: Path) -> str:
+    """Stands for the bytes of the function's file and of the neighbours that it imports."""
+    total = hashlib.sha256()
+    for path in sorted(list_imported((folder / reference.rpartition(":")[0]).resolve())):
+        total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+def list_imported(path: Path) -> set[Path]:
+    """The file, and the files in its folder that it imports by name, they too."""
+    found, left, folder = {path}, [path], path.parent
+    while left:
+        for name in import_names(left.pop()):
+            beside = [folder / f"{name}.py", *(folder / name).rglob("*.py")]
+            new = {file for file in beside if file.is_file()} - found
+            found |= new
+            left += new
+    return found
+
+
+def import_names(path: Path) -> set[str]:
+    """First words of what a Python file imports absolutely; none where it is no Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (SyntaxError, ValueError):
+        return set()
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    froms = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.split(".")[0] for name in plain | froms}
+
+
 def list_functions(module: ModuleType) -> list[str]:
     """What the file itself defines and does not hide."""
     return [
@@ -84,6 +148,11 @@ def load_module(path: Path, where: str) -> ModuleType:
 
 def explain_failure(problem: BaseException, path: Path, where: str) -> Mistakes:
     """One line: file and line of the user's that failed, and why."""
+    return mistake(where, f"cannot be loaded: {describe_failure(problem, path)}.")
+
+
+def describe_failure(problem: BaseException, path: Path) -> str:
+    """What failed, and where in the folder of the user's file `path`."""
     if isinstance(problem, SyntaxError) and problem.filename:
         file, line = Path(problem.filename), problem.lineno
         said = problem.msg
@@ -93,7 +162,7 @@ def explain_failure(problem: BaseException, path: Path, where: str) -> Mistakes:
         said = (str(problem).splitlines() or [""])[0]
     at = f"{file.name}, line {line}" if line else file.name
     kind = type(problem).__name__
-    return mistake(where, f"cannot be loaded: {kind}: {said} ({at})." if said else f"cannot be loaded: {kind} ({at}).")
+    return f"{kind}: {said} ({at})" if said else f"{kind} ({at})"
 
 
 def is_inside(file: str, folder: Path) -> bool:

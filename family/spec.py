@@ -93,8 +93,9 @@ class DataSpec(Part):
     group: str | None = None
     """Rows with the same value of this column never straddle splits."""
     transfer: str | None = None
-    """Unlabelled examples; the teacher labels them."""
+    """Unlabelled examples, in any of the formats of path; the teacher labels them."""
     augment: Annotated[str, name_or_file("auto", "none")] | dict[str, Any] = "auto"
+    """auto, none, a mapping of shift, flip, scale, or path/file.py:function of (row, generator)."""
     keep_labels: Count | Literal["all"] | None = None
     """Keep the labels of this many train rows; the rest joins the transfer pool. Built-in digits: 200."""
 
@@ -272,9 +273,11 @@ class Spec(Part):
     """Default: the name of the file's folder."""
     seed: Annotated[int, Strict(), Field(ge=0, lt=2**31)] = 0
     task: Annotated[str, name_or_file(*TASKS)] | None = None
-    """Default: guessed from the data, and said."""
+    """images, table, series, or path/file.py:function of (options), which gives a Task; default: guessed from the
+    data, and said."""
     score: str | None = None
-    """accuracy, exact_match, macro_f1, auroc, rmse, mae, r2; default: by the kind of labels."""
+    """accuracy, exact_match, macro_f1, auroc, rmse, mae, r2, or path/file.py:function of (truth, outputs), whose
+    attribute higher_is_better says which way it runs; default: by the kind of labels."""
     data: Annotated[DataSpec, BeforeValidator(read_path, json_schema_input_type=str | DataSpec)]
     teacher: Annotated[
         list[Annotated[TeacherSpec, BeforeValidator(read_path, json_schema_input_type=OneTeacher)]],

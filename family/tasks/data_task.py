@@ -26,13 +26,28 @@ from export import (
     body_signature,
     raw_signature,
 )
+from family.doors import hash_code, is_reference
 from family.errors import mistake
 from family.run_folder import content_id, write_beside, write_json
-from family.tasks.augment import Augment, check_augment, read_augment, view_images, view_series
+from family.tasks.augment import (
+    Augment,
+    check_augment,
+    read_augment,
+    view_by_function,
+    view_images,
+    view_series,
+)
 from family.tasks.checks import check_values, collect, image_sizes, row_keys, warn_of_duplicates
 from family.tasks.options import DataOptions, Source
 from family.tasks.sources import IMAGE_ENDINGS, decode, join_files, load_arrays, near, read_source
 from family.tasks.splits import split_rows
+from family.tasks.user_functions import (
+    check_user_augment,
+    check_user_score,
+    open_user_score,
+    read_score_kind,
+    say_direction,
+)
 from family.types import Kind, Split
 from reports import SCORES, Score
 
@@ -93,7 +108,9 @@ class DataTask:
         first, *others = (torch.from_numpy(np.asarray(a[ids], np.float32)) for a in self.body_arrays)
         views = np.broadcast_to(np.asarray(view), ids.shape)
         if self.augment.changes and views.any():
-            if isinstance(self.front, ImageFront):
+            if self.augment.change:
+                first = view_body(self, first, others, ids, views)
+            elif isinstance(self.front, ImageFront):
                 first = view_images(first, self.augment, self.seed, ids, views, self.front.size)
             else:
                 first = view_series(first, self.augment, self.seed, ids, views)
@@ -115,12 +132,16 @@ class DataTask:
         if isinstance(self.front, ImageFront):
             return (teacher_images(self, ids, view, preprocess or {}),)
         raw = raw_rows(self.source, ids)
-        if isinstance(self.front, SeriesFront) and view:
+        if self.augment.change and view:
+            series, views = torch.from_numpy(raw["series"]), np.full(len(ids), view)
+            changed = view_by_function(series, self.augment, self.seed, ids, views, raw.get("length"))
+            raw["series"] = changed.numpy()
+        elif isinstance(self.front, SeriesFront) and view:
             mean = np.array(self.front.mean, np.float32)[:, None]
             std = np.array(self.front.std, np.float32)[:, None]
             centred = torch.from_numpy((raw["series"] - mean) / std)
-            changed = view_series(centred, self.augment, self.seed, ids, np.full(len(ids), view)).numpy()
-            raw["series"] = (changed * std + mean).astype(np.float32)
+            scaled = view_series(centred, self.augment, self.seed, ids, np.full(len(ids), view)).numpy()
+            raw["series"] = (scaled * std + mean).astype(np.float32)
         return tuple(raw.values())
 
     def teacher_train_labels(self) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +170,7 @@ class DataTask:
         }
         if self.classes and self.class_counts:
             found["train_labels"] = dict(zip(self.classes, self.class_counts, strict=True))
-        return found | {"augment": vars(self.augment), "views": self.views}
+        return found | {"augment": self.augment.describe(), "views": self.views}
 
 
 def open_task(options: DataOptions, cache: Path) -> DataTask:
@@ -167,7 +188,7 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
     collect(
         lambda: check_values(source),
         lambda: pick_score(options, read_labels(source, options)[0]),
-        lambda: check_augment(options.augment, source.kind),
+        lambda: check_augment(options.augment, source.kind, options.folder),
     )
     kind, classes, truth, notes = read_labels(source, options)
     score = pick_score(options, kind)
@@ -176,18 +197,25 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
     source, splits, truth = join_transfer(source, splits, truth, options)
     check_values(source)
     check_classes(kind, classes, truth, splits)
+    if is_reference(options.score):
+        check_user_score(score, str(options.score), kind, truth[splits["val"]])
+        notes.append(say_direction(score, str(options.score), options.folder))
     keys = row_keys(source)
     sides = remember_sizes(source, keys, cache) if source.files else set()
     front = make_front(source, splits["train"], options, sides)
     outputs = len(classes) if classes else (truth.shape[1] if truth.ndim > 1 else 1)
     output_name = "values" if kind == "regression" else "logits"
     side = min(front.size) if isinstance(front, ImageFront) else 1
-    augment = read_augment(options.augment, source.kind, side)
+    augment = read_augment(options.augment, source.kind, side, options.folder)
+    if augment.change:
+        check_user_augment(augment.function, augment.change, show_rows(source, front, splits["train"][:3]))
+        notes.append(f"augment: {augment.function}, called row by row; every view can be replayed")
     data_key = content_id(
         hashlib.sha256("".join(keys).encode()).hexdigest(), hashlib.sha256(truth.tobytes()).hexdigest()
     )
     parts = {name: rows.tolist() for name, rows in splits.items()}
-    fingerprint = content_id(data_key, str(front), str(augment), options.seed, parts)
+    scored = [hash_code(str(options.score), options.folder)] if is_reference(options.score) else []
+    fingerprint = content_id(data_key, str(front), str(augment), options.seed, parts, *scored)
     body = prepare_body(source, front, cache / content_id(data_key, str(front)))
     scale = None
     if kind == "regression":
@@ -252,7 +280,7 @@ def read_labels(source: Source, options: DataOptions) -> tuple[Kind, tuple[str, 
     if finite and labels.ndim == 1 and not (labels[known] % 1).any():
         labels = np.where(known, labels, -1).astype(np.int64)  # whole numbers, floats only for the gaps
     numeric = labels.dtype.kind == "f" or (labels.dtype.kind == "O" and pd_numeric(labels[known]))
-    wants_values = options.score in ("rmse", "mae", "r2") and castable(labels[known])
+    wants_values = wants_regression(options) and castable(labels[known])
     if labels.ndim == 2 and not castable(labels[known]):
         raise mistake("data.label", "holds text; several labels a row must be numbers.")
     if wants_values or labels.ndim == 2 or (numeric and len(set(labels[known].tolist())) > FEW_VALUES):
@@ -270,6 +298,12 @@ def read_labels(source: Source, options: DataOptions) -> tuple[Kind, tuple[str, 
     code = {name: i for i, name in enumerate(classes)}
     truth = np.array([code.get(v, 0) for v in text], np.int64)
     return "classification", tuple(classes), truth, [f"labels: {len(classes)} classes"]
+
+
+def wants_regression(options: DataOptions) -> bool:
+    if is_reference(options.score):
+        return read_score_kind(str(options.score), options.folder) == "regression"
+    return options.score in ("rmse", "mae", "r2")
 
 
 def castable(values: np.ndarray) -> bool:
@@ -293,6 +327,11 @@ def natural(name: str) -> tuple[int, float, str]:
 
 
 def pick_score(options: DataOptions, kind: Kind) -> Score:
+    if is_reference(options.score):
+        wanted = read_score_kind(str(options.score), options.folder)
+        if wanted not in (None, kind):
+            raise mistake("score", f"{options.score} is for {wanted}; '{options.label or 'label'}' holds {kind}.")
+        return open_user_score(str(options.score), options.folder)
     fitting = {
         "classification": ("accuracy", "macro_f1", "auroc"),
         "multilabel": ("exact_match", "macro_f1", "auroc"),
@@ -300,7 +339,11 @@ def pick_score(options: DataOptions, kind: Kind) -> Score:
     }[kind]
     name = options.score or fitting[0]
     if name not in fitting or name not in SCORES:
-        raise mistake("score", f"must be one of {', '.join(fitting)} for {kind}. Got '{name}'.{near(name, fitting)}")
+        raise mistake(
+            "score",
+            f"must be one of {', '.join(fitting)} for {kind}, or path/file.py:function. "
+            f"Got '{name}'.{near(name, fitting)}",
+        )
     return SCORES[name]
 
 
@@ -505,18 +548,52 @@ def write_body(source: Source, front: Front, paths: list[Path], first: tuple[Ten
         write_beside(path, part.replace)
 
 
+def view_body(task: DataTask, x: Tensor, others: Sequence[Tensor], ids: np.ndarray, views: np.ndarray) -> Tensor:
+    """Body rows x changed by a user's function, which sees what a teacher sees: pixels 0 to 1, series in their
+    own units without padding."""
+    mean, std = normalisation(task)
+    rows = np.flatnonzero(views)
+    lengths = others[0].sum((1, 2)).long().numpy()[rows] if others else None
+    plain = x[rows] * std + mean
+    changed = view_by_function(plain, task.augment, task.seed, ids[rows], views[rows], lengths)
+    x[rows] = (changed - mean) / std * (others[0][rows] if others else 1)
+    return x
+
+
+def normalisation(task: DataTask) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (channels, 1…) of body rows, in the units that a user's augmentation sees."""
+    front = task.front
+    assert isinstance(front, ImageFront | SeriesFront)
+    peak, ones = (pixel_peak(task.source, front), 2) if isinstance(front, ImageFront) else (1.0, 1)
+    mean, std = (torch.tensor(v, dtype=torch.float32).reshape(-1, *[1] * ones) / peak for v in (front.mean, front.std))
+    return mean, std
+
+
+def show_rows(source: Source, front: Front, ids: np.ndarray) -> list[Tensor]:
+    """A few rows as a user's augmentation sees them."""
+    if isinstance(front, ImageFront):
+        return [image_pixels(source, front, ids[i : i + 1], front.size)[0] for i in range(len(ids))]
+    raw = raw_rows(source, ids)
+    ends = raw.get("length", np.full(len(ids), raw["series"].shape[2]))
+    return [torch.from_numpy(series[:, :end]) for series, end in zip(raw["series"], ends, strict=True)]
+
+
 def teacher_images(task: DataTask, ids: np.ndarray, view: int, preprocess: Mapping[str, Any]) -> np.ndarray:
     """Pixels at the teacher's size, the view applied, scaled and laid out as `preprocess` says."""
     pixels = teacher_pixels(task, ids, preprocess.get("size"))
     if view and task.augment.changes:
         assert isinstance(task.front, ImageFront)
-        pixels = view_images(pixels, task.augment, task.seed, ids, np.full(len(ids), view), task.front.size)
+        views = np.full(len(ids), view)
+        if task.augment.change:
+            pixels = view_by_function(pixels, task.augment, task.seed, ids, views)
+        else:
+            pixels = view_images(pixels, task.augment, task.seed, ids, views, task.front.size)
     if preprocess.get("channels") and pixels.shape[1] == 1:
         pixels = pixels.expand(-1, 3, -1, -1)
     if preprocess.get("channels") == "bgr":
         pixels = pixels.flip(1)
     if max((abs(v) for name in ("mean", "std") for v in preprocess.get(name) or ()), default=0) > 1:
-        pixels = pixels * pixel_peak(task)  # such mean and deviation are in the pixels' own units
+        pixels = pixels * pixel_peak(task.source, task.front)  # such mean and deviation are in the pixels' own units
     for name, apply in (("mean", torch.sub), ("std", torch.div)):
         if preprocess.get(name) is not None:
             values = torch.tensor(preprocess[name], dtype=torch.float32).reshape(1, -1, 1, 1)
@@ -526,9 +603,9 @@ def teacher_images(task: DataTask, ids: np.ndarray, view: int, preprocess: Mappi
     return np.ascontiguousarray(pixels.numpy(), np.float32)
 
 
-def pixel_peak(task: DataTask) -> float:
+def pixel_peak(source: Source, front: Front) -> float:
     """What a teacher's pixels are divided by: floats stay as they are."""
-    return task.source.peak if isinstance(task.front, ImageFront) and task.front.dtype == "uint8" else 1.0
+    return source.peak if isinstance(front, ImageFront) and front.dtype == "uint8" else 1.0
 
 
 def teacher_pixels(task: DataTask, ids: np.ndarray, size: Any) -> Tensor:
@@ -540,7 +617,12 @@ def teacher_pixels(task: DataTask, ids: np.ndarray, size: Any) -> Tensor:
         raise mistake("teacher.preprocess.size", "must be given: the images are of different sizes.")
     height, width = {"hw": front.raw, "hwc": front.raw[:2], "chw": front.raw[1:]}[front.layout]
     size = wanted or (int(height or 0), int(width or 0))
-    scale = pixel_peak(task)
-    plain = replace(front, size=size, mean=(0.0,) * front.channels, std=(scale,) * front.channels)
     chunks = [ids[i : i + 1] for i in range(len(ids))] if task.ragged else [ids]
-    return torch.cat([apply_front(plain, raw_rows(task.source, chunk))[0] for chunk in chunks])
+    return torch.cat([image_pixels(task.source, front, chunk, size) for chunk in chunks])
+
+
+def image_pixels(source: Source, front: ImageFront, ids: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Rows of one shape (n, channels, *size), scaled but not normalised."""
+    scale = pixel_peak(source, front)
+    plain = replace(front, size=size, mean=(0.0,) * front.channels, std=(scale,) * front.channels)
+    return apply_front(plain, raw_rows(source, ids))[0]

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from family.doors import load
+from family.doors import is_reference
 from family.errors import mistake
 from family.run_folder import content_id, write_beside
 from family.tasks.options import DataOptions, Source
+from family.tasks.user_functions import read_user_arrays
 
 MAPPED = 64_000_000  # bytes from which an array of an .npz is mapped, not read
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
@@ -32,9 +33,9 @@ def read_source(options: DataOptions, cache: Path | None = None) -> Source:
     """
     if options.path == "digits":
         return read_digits()
-    if ".py:" in options.path:
-        made = load(options.path, options.folder, "data.path")()
-        return made if isinstance(made, Source) else from_arrays(dict(made), options)
+    if is_reference(options.path):
+        made = read_user_arrays(options.path, options.folder, "data.path")
+        return made if isinstance(made, Source) else from_arrays(made, options)
     path = (options.folder / options.path).resolve()
     if not path.exists():
         raise mistake("data.path", f"names {options.path}, which is not there (looked for {path}).")
