@@ -274,3 +274,191 @@ def test_describe_is_plain_data(tmp_path: Path) -> None:
     save_images(tmp_path)
     task = opened(tmp_path, NOISE, "d.npz", augment="mine.py:noise")
     assert json.loads(json.dumps(task.describe()))["augment"]["function"] == "mine.py:noise"
+
+
+# task
+
+TASK = """
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from family.tasks import open_task
+
+def base(options, **more):
+    folder = options.folder
+    return open_task(replace(options, task=None, path="d.npz", score=None, **more), folder / "kept")
+
+def plain(options):
+    return base(options)
+
+class Wrapped:
+    def __init__(self, task, **changes):
+        self.task, self.changes = task, changes
+    def __getattr__(self, name):
+        return self.changes[name] if name in self.changes else getattr(self.task, name)
+"""
+
+
+def task_said(folder: Path, changes: str, **options: Any) -> str:
+    save_images(folder)
+    code = TASK + f"def mine(options):\n    task = base(options)\n    return Wrapped(task, {changes})\n"
+    return said(folder, code, "d.npz", task="mine.py:mine", **options)
+
+
+@pytest.mark.parametrize("save", [save_images, save_series])
+def test_a_task_of_ones_own_is_used_as_it_is(tmp_path: Path, save: Any) -> None:
+    save(tmp_path)
+    task = opened(tmp_path, TASK, "d.npz", task="mine.py:plain")
+    assert task.fingerprint == opened(tmp_path, TASK, "d.npz").fingerprint
+    assert task.rows("train")
+
+
+def test_a_task_of_ones_own_may_be_a_regression(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=rng.normal(size=(60, 3)), label=rng.normal(size=60))
+    assert opened(tmp_path, TASK, "d.npz", task="mine.py:plain", score="rmse").kind == "regression"
+    assert "asks for mae; the task of mine.py:plain has the score rmse" in said(
+        tmp_path, TASK, "d.npz", task="mine.py:plain", score="mae"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ("kind='boxes'", "mine.py:mine: its kind must be classification, multilabel, regression. Got 'boxes'"),
+        ("classes=None", "classes must be the names for classification. Got None"),
+        ("classes=('a', 'a')", "classes must be a tuple of two or more different names"),
+        ("classes=('a', 'b', 'c')", "signature has 2 outputs for 3 classes"),
+        ("score='accuracy'", "score must be a Score. Got str 'accuracy'"),
+        ("views=0", "views must be at least 1"),
+        ("fingerprint=''", "fingerprint must be a str"),
+        ("front=None", "front must be a Front of export. Got NoneType"),
+        ("signature=task.body", "signature must be what its front takes and gives, image: uint8"),
+        ("target_scale=(0, 1)", "target_scale must be None for classification"),
+        ("describe=lambda: {'a': {1, 2}}", "describe() must be a mapping of plain data"),
+        ("rows=lambda split: 0", "rows('train') must be 1 or more. Got 0"),
+        ("row_ids=lambda split: np.arange(task.rows(split))", "row_ids of train and val share"),
+        ("row_ids=lambda split: np.arange(3)", "row_ids('train') must be integers ("),
+        ("labels=lambda split: task.labels(split).astype(float)", "labels('train') must be int64 ("),
+        ("labels=lambda split: task.labels(split) + 1", "labels('train') must be from 0 to 1. Got 1 to 2"),
+        ("groups=lambda split: np.arange(2)", "groups('train') must be None or ("),
+        (
+            "inputs=lambda split, rows, view: tuple(x.double() for x in task.inputs(split, rows, view))",
+            "must be float32 tensors, as its body says: x (3, 3, 10, 12). Got torch.float64 (3, 3, 10, 12)",
+        ),
+        (
+            "inputs=lambda split, rows, view: tuple(x + 1 for x in task.inputs(split, rows, view))",
+            "differs from inputs('train', …, 0) by 1: the file that ships would see something other",
+        ),
+        (
+            "inputs=lambda split, rows, view: tuple(x / (x * 0) for x in task.inputs(split, rows, view))",
+            "must be finite. Got NaN or inf",
+        ),
+        (
+            "inputs=lambda split, rows, view: tuple(x + np.any(view) * np.random.rand() for x in "
+            "task.inputs(split, rows, 0))",
+            "inputs('train', rows, 1) differ from call to call",
+        ),
+        (
+            "inputs=lambda split, rows, view: tuple(x + np.any(view) * len(x) for x in task.inputs(split, rows, 0))",
+            "they change with the rows asked for",
+        ),
+        (
+            "inputs=lambda split, rows, view: task.inputs(split, rows, int(np.max(view)))",
+            "must take an array of views",
+        ),
+        ("raw=lambda split, rows: {'picture': 1}", "must be uint8 ('batch', 10, 12, 3), as its signature says. Got no"),
+        ("teacher_inputs=lambda *given: None", "must be a tuple of arrays with 3 rows. Got NoneType"),
+        ("inputs=lambda split, rows: None", "mine.py:mine gives a task that fails: TypeError"),
+    ],
+)
+def test_a_task_that_does_not_fit_is_refused_naming_both_sides(tmp_path: Path, changes: str, wanted: str) -> None:
+    assert wanted in task_said(tmp_path, changes)
+
+
+def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.ones(3))
+    for body, wanted in (
+        ("def mine(options): return 3", "must return a family.types.Task. int lacks name, kind, classes"),
+        ("def mine(): return 3", "must take (options). It takes ()"),
+        ("def mine(options): return options.nothing", "mine.py:mine failed: AttributeError"),
+    ):
+        folder = tmp_path / wanted[:9].strip()
+        folder.mkdir()
+        assert wanted in said(folder, body, "d.npz", task="mine.py:mine")
+
+
+# data.transfer
+
+
+def test_a_pool_of_a_table_takes_the_codes_of_the_data(tmp_path: Path) -> None:
+    import pandas as pd
+
+    label = np.arange(60) % 2
+    data = pd.DataFrame({"size": label + 0.5, "tint": np.where(label, "red", "blue"), "label": label})
+    data.to_csv(tmp_path / "d.csv", index=False)
+    pool = pd.DataFrame({"tint": ["red", "green", "blue", None], "size": [1, 2, 3, None], "more": "x"})
+    pool.to_csv(tmp_path / "pool.csv", index=False)
+    pool.to_parquet(tmp_path / "pool.parquet")
+    for name in ("pool.csv", "pool.parquet"):
+        task = open_task(DataOptions("d.csv", tmp_path, transfer=name), tmp_path / "cache")
+        raw = task.raw("transfer", np.arange(4))
+        np.testing.assert_array_equal(raw["categories"][:, 0], [1, -1, 0, -1])
+        np.testing.assert_array_equal(raw["numbers"][:, 0], [1, 2, 3, np.nan])
+        assert torch.isfinite(task.inputs("transfer", np.arange(4), 0)[0]).all()
+    data.drop(columns="tint").to_csv(tmp_path / "less.csv", index=False)
+    data.assign(size="big").to_csv(tmp_path / "words.csv", index=False)
+    for name, wanted in (("less.csv", "lacks columns that the data has: tint"), ("words.csv", "no numbers in columns")):
+        with pytest.raises(Mistakes, match=wanted):
+            open_task(DataOptions("d.csv", tmp_path, transfer=name), tmp_path / "cache")
+
+
+def encoded(colour: int) -> bytes:
+    import io
+
+    from PIL import Image
+
+    kept = io.BytesIO()
+    Image.new("RGB", (9, 8), (colour, 0, 0)).save(kept, "PNG")
+    return kept.getvalue()
+
+
+def test_a_pool_of_images_may_be_parquet_beside_any_images_in_files(tmp_path: Path) -> None:
+    import pandas as pd
+
+    pictures = [encoded(i) for i in range(60)]
+    pd.DataFrame({"image": pictures, "label": np.arange(60) % 2}).to_parquet(tmp_path / "d.parquet")
+    pd.DataFrame({"picture": [encoded(200), encoded(201)]}).to_parquet(tmp_path / "pool.parquet")
+    for group in ("a", "b"):
+        (tmp_path / "photos" / group).mkdir(parents=True)
+    for i, picture in enumerate(pictures):
+        (tmp_path / "photos" / "ab"[i % 2] / f"{i}.png").write_bytes(picture)
+    for path in ("d.parquet", "photos"):
+        task = open_task(DataOptions(path, tmp_path, transfer="pool.parquet"), tmp_path / "cache")
+        shown = task.raw("transfer", np.arange(task.rows("transfer")))["image"]
+        assert shown[:, 0, 0, 0].tolist() == [200, 201]
+    task = open_task(DataOptions("d.parquet", tmp_path, transfer="photos"), tmp_path / "cache")
+    assert task.rows("transfer") == 60
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "numbers.parquet")
+    with pytest.raises(Mistakes, match=r"has no column of images, which the data are\. It has x"):
+        open_task(DataOptions("photos", tmp_path, transfer="numbers.parquet"), tmp_path / "cache")
+
+
+def test_a_pool_may_be_a_hugging_face_dataset(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    columns = {"picture": [{"bytes": encoded(i), "path": None} for i in (7, 8)]}
+    datasets.Dataset.from_dict(columns, datasets.Features(picture=datasets.Image())).save_to_disk(tmp_path / "pool")
+    for i in range(60):
+        (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / "ab"[i % 2] / f"{i}.png").write_bytes(encoded(i))
+    task = open_task(DataOptions("photos", tmp_path, transfer="pool"), tmp_path / "cache")
+    assert task.raw("transfer", np.arange(2))["image"][:, 0, 0, 0].tolist() == [7, 8]
+
+
+def test_a_pool_may_be_a_function_and_must_be_of_the_datas_kind(tmp_path: Path) -> None:
+    save_images(tmp_path)
+    code = "import numpy as np\ndef pool(): return {'image': np.zeros((5, 10, 12, 3), np.uint8)}\n"
+    code += "def floats(): return {'image': np.zeros((5, 10, 12, 3))}\n"
+    assert opened(tmp_path, code, "d.npz", transfer="mine.py:pool").rows("transfer") == 5
+    wanted = "holds 'image' as float64; the data hold it as uint8"
+    assert wanted in said(tmp_path, code, "d.npz", transfer="mine.py:floats")

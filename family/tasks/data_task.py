@@ -39,8 +39,9 @@ from family.tasks.augment import (
 )
 from family.tasks.checks import check_values, collect, image_sizes, row_keys, warn_of_duplicates
 from family.tasks.options import DataOptions, Source
-from family.tasks.sources import IMAGE_ENDINGS, decode, join_files, load_arrays, near, read_source
+from family.tasks.sources import decode, near, read_source
 from family.tasks.splits import split_rows
+from family.tasks.transfer import join_transfer
 from family.tasks.user_functions import (
     check_user_augment,
     check_user_score,
@@ -48,7 +49,8 @@ from family.tasks.user_functions import (
     read_score_kind,
     say_direction,
 )
-from family.types import Kind, Split
+from family.tasks.user_task import open_user_task
+from family.types import Kind, Split, Task
 from reports import SCORES, Score
 
 IN_MEMORY = 512_000_000
@@ -173,14 +175,19 @@ class DataTask:
         return found | {"augment": self.augment.describe(), "views": self.views}
 
 
-def open_task(options: DataOptions, cache: Path) -> DataTask:
+def open_task(options: DataOptions, cache: Path) -> Task:
+    """The task of these data, or the user's own. Raises Mistakes with what is wrong."""
+    return open_user_task(options) if is_reference(options.task) else open_data(options, cache)
+
+
+def open_data(options: DataOptions, cache: Path) -> DataTask:
     """Read, check, split and prepare the data. Raises Mistakes with what is wrong."""
     if options.path == "digits" and options.keep_labels is None:
         options = replace(options, keep_labels=DIGITS_LABELLED)
     if options.task and options.task not in TASKS:
         raise mistake(
             "task",
-            f"must be {', '.join(TASKS)}. Got '{options.task}'.{near(options.task, TASKS)}",
+            f"must be {', '.join(TASKS)} or path/file.py:function. Got '{options.task}'.{near(options.task, TASKS)}",
         )
     source = read_source(options, cache)
     if options.task and options.task != source.kind:
@@ -194,7 +201,7 @@ def open_task(options: DataOptions, cache: Path) -> DataTask:
     score = pick_score(options, kind)
     codes = truth if kind == "classification" else np.zeros(len(truth), np.int64)
     splits = split_rows(source, options, codes, kind == "classification")
-    source, splits, truth = join_transfer(source, splits, truth, options)
+    source, splits, truth = join_transfer(source, splits, truth, options, cache)
     check_values(source)
     check_classes(kind, classes, truth, splits)
     if is_reference(options.score):
@@ -367,59 +374,6 @@ def warn_of_rare(
     share = truth[splits["train"]].mean(0)
     same = [classes[i] for i in np.flatnonzero((share == 0) | (share == 1))]
     return (f"labels that no or every train row has teach nothing: {', '.join(same[:5])}",) if same else ()
-
-
-def join_transfer(
-    source: Source, splits: dict[str, np.ndarray], truth: np.ndarray, options: DataOptions
-) -> tuple[Source, dict[str, np.ndarray], np.ndarray]:
-    """Append the unlabelled examples of `data.transfer` to the source, as transfer rows."""
-    if options.transfer is None:
-        return source, splits, truth
-    pool = read_pool(source, options)
-    count = len(pool.files) or len(next(iter(pool.columns.values())))
-    if {n: v.shape[1:] for n, v in pool.columns.items()} != {n: v.shape[1:] for n, v in source.columns.items()}:
-        raise mistake(
-            "data.transfer",
-            f"has inputs {[v.shape[1:] for v in pool.columns.values()]}, "
-            f"the data has {[v.shape[1:] for v in source.columns.values()]}.",
-        )
-    rows = np.arange(source.rows, source.rows + count)
-    blank = np.zeros((count, *truth.shape[1:]), truth.dtype)
-    joined = replace(
-        source,
-        columns={n: np.concatenate([v, pool.columns[n].astype(v.dtype)]) for n, v in source.columns.items()},
-        files=join_files(source.files, tuple(pool.files)),
-        labels=np.concatenate([source.labels, np.repeat(source.labels[:1], count, 0)]),
-        known=np.concatenate([source.known, np.zeros(count, bool)]),
-        groups=None if source.groups is None else np.concatenate([source.groups, np.full(count, "transfer")]),
-    )
-    return (
-        joined,
-        splits | {"transfer": np.concatenate([splits["transfer"], rows])},
-        np.concatenate([truth, blank]),
-    )
-
-
-def read_pool(source: Source, options: DataOptions) -> Source:
-    """The unlabelled examples: a folder of images, or an .npz with the data's own input names."""
-    path = (options.folder / str(options.transfer)).resolve()
-    if path.is_dir() and source.files:
-        files = tuple(f for f in sorted(path.rglob("*")) if f.suffix.lower() in IMAGE_ENDINGS)
-        if not files:
-            raise mistake("data.transfer", f"{options.transfer} has no images.")
-        return replace(source, files=files)
-    if path.suffix == ".npz" and path.exists() and not source.files:
-        arrays = load_arrays(path, "data.transfer")
-        arrays.pop(options.label or "label", None)
-        if len(arrays) == 1 and len(source.columns) == 1:
-            arrays = dict(zip(source.columns, arrays.values(), strict=True))
-        if set(arrays) != set(source.columns):
-            raise mistake("data.transfer", f"has arrays {', '.join(arrays)}; the data has {', '.join(source.columns)}.")
-        return replace(source, columns=arrays)
-    raise mistake(
-        "data.transfer",
-        f"must be a folder of images (for images in files) or an .npz (for arrays). Got {options.transfer}.",
-    )
 
 
 def make_front(source: Source, train: np.ndarray, options: DataOptions, sides: set[tuple[int, int]]) -> Front:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -39,16 +39,13 @@ def read_source(options: DataOptions, cache: Path | None = None) -> Source:
     path = (options.folder / options.path).resolve()
     if not path.exists():
         raise mistake("data.path", f"names {options.path}, which is not there (looked for {path}).")
-    if path.is_dir():
-        return read_hugging_face(path, options) if is_hugging_face(path) else read_image_folder(path)
-    readers: dict[str, Callable[[Path, DataOptions], Source]] = {
-        ".npz": read_npz,
-        ".csv": read_table,
-        ".parquet": lambda path, options: read_parquet(path, options, cache),
-    }
-    if path.suffix not in readers:
-        raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.")
-    return readers[path.suffix](path, options)
+    if path.is_dir() and not is_hugging_face(path):
+        return read_image_folder(path)
+    if path.suffix == ".npz":
+        return from_arrays(load_arrays(path, "data.path"), options)
+    if path.suffix in (".csv", ".parquet") or path.is_dir():
+        return from_frame(read_any_frame(path, cache, "data.path"), options)
+    raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.")
 
 
 NO_CLASSES = ("bbox", "bboxes", "boxes", "objects", "segmentation", "mask", "masks")
@@ -76,10 +73,6 @@ def read_digits() -> Source:
     pixels = digits.images.astype(np.uint8)[..., None]
     known = np.ones(len(rows), bool)
     return Source("images", {"image": pixels}, digits.target, known, split=split, layout="hwc", peak=16.0)
-
-
-def read_npz(path: Path, options: DataOptions) -> Source:
-    return from_arrays(load_arrays(path, "data.path"), options)
 
 
 def load_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
@@ -162,7 +155,7 @@ def pad_series(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
     return whole
 
 
-def cut_series(series: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
+def cut_series(series: np.ndarray, length: np.ndarray, where: str = "data.path") -> dict[str, np.ndarray]:
     """Series float32 with 0 from `length` on, whatever lay there.
 
     Raises Mistakes for lengths that cannot be.
@@ -170,7 +163,7 @@ def cut_series(series: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
     wrong = np.flatnonzero(~((length >= 1) & (length <= series.shape[2]) & (length % 1 == 0)))
     if len(wrong):
         raise mistake(
-            "data.path",
+            where,
             f"'length' must be whole numbers from 1 to {series.shape[2]}. "
             f"Got {length[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows).",
         )
@@ -249,25 +242,32 @@ def read_frame(path: Path, where: str) -> pd.DataFrame:
         raise mistake(where, f"{path.name} cannot be read as {path.suffix}: {problem}") from problem
 
 
-def read_table(path: Path, options: DataOptions) -> Source:
-    """Rows of numbers and categories; or, where a column holds image bytes, images."""
-    return from_frame(read_frame(path, "data.path"), options)
+def read_any_frame(path: Path, cache: Path | None, where: str) -> pd.DataFrame:
+    """Rows of a .csv, a .parquet or a saved Hugging Face dataset; columns of encoded images stay in Arrow."""
+    if path.is_dir():
+        return read_hugging_face(path, where)
+    return read_parquet(path, cache, where) if path.suffix == ".parquet" else read_frame(path, where)
 
 
-def read_parquet(path: Path, options: DataOptions, cache: Path | None) -> Source:
-    """As `read_table`; a column of encoded images stays in Arrow, mapped from disk where there is a cache."""
+def read_parquet(path: Path, cache: Path | None, where: str) -> pd.DataFrame:
+    """A column of encoded images stays in Arrow, mapped from disk where there is a cache."""
     import pyarrow.parquet as pq
 
     try:
         schema = pq.read_schema(path)
         pictures = [field.name for field in schema if is_binary(field.type)]
         if not pictures:
-            return read_table(path, options)
+            return read_frame(path, where)
         frame = pd.read_parquet(path, columns=[name for name in schema.names if name not in pictures])
         columns = map_parquet(path, pictures, cache) if cache else pq.read_table(path, columns=pictures)
     except (ValueError, OSError) as problem:
-        raise mistake("data.path", f"{path.name} cannot be read as .parquet: {problem}") from problem
-    return from_frame(frame.assign(**arrow_columns(columns, pictures)), options)
+        raise mistake(where, f"{path.name} cannot be read as .parquet: {problem}") from problem
+    return attach(frame, arrow_columns(columns, pictures))
+
+
+def attach(frame: pd.DataFrame, columns: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """The frame with more columns; it may have had none."""
+    return frame.assign(**columns) if len(frame.columns) else pd.DataFrame(dict(columns))
 
 
 def is_binary(kind: Any) -> bool:
@@ -306,23 +306,34 @@ def arrow_columns(table: Any, names: list[str]) -> dict[str, pd.Series]:
 
 @dataclass(frozen=True, eq=False)
 class Encoded(Sequence[Any]):
-    """Encoded images of an Arrow column, taken out one at a time; after them `more`, files of a pool."""
+    """Encoded images of an Arrow column, taken out one at a time."""
 
     column: Any
-    more: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.column) + len(self.more)
+        return len(self.column)
 
     def __getitem__(self, row: Any) -> Any:
-        if row >= len(self.column):
-            return self.more[row - len(self.column)]
         value = self.column[int(row)].as_py()
         return (value["bytes"] if isinstance(value, Mapping) else value) or b""
 
 
-def join_files(files: Sequence[Any], more: tuple[Any, ...]) -> Sequence[Any]:
-    return replace(files, more=(*files.more, *more)) if isinstance(files, Encoded) else (*files, *more)
+@dataclass(frozen=True, eq=False)
+class Joined(Sequence[Any]):
+    """The files of the data, and after them those of a pool."""
+
+    first: Sequence[Any]
+    more: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.more)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.first[row] if row < len(self.first) else self.more[row - len(self.first)]
+
+
+def join_files(files: Sequence[Any], more: Sequence[Any]) -> Sequence[Any]:
+    return Joined(files, more) if files else more
 
 
 def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
@@ -335,7 +346,7 @@ def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
     split = columns.pop("split").astype(str).to_numpy() if "split" in columns else None
     groups = take_group(columns, options)
     known = labels.notna().to_numpy() & (True if split is None else split != "transfer")
-    pictures = [n for n, c in columns.items() if is_image_column(c)]
+    pictures = find_pictures(columns)
     if pictures:
         return picture_table(columns[pictures[0]], labels.to_numpy(), known, split, groups)
     table = encode_table(columns)
@@ -352,6 +363,11 @@ def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
     )
 
 
+def find_pictures(columns: Any) -> list[str]:
+    """Names of the columns, of a frame or a mapping, that hold encoded images."""
+    return [str(name) for name in columns if is_image_column(columns[name])]
+
+
 def is_image_column(column: pd.Series) -> bool:
     if isinstance(column.dtype, pd.ArrowDtype):
         return is_binary(column.dtype.pyarrow_dtype)
@@ -366,13 +382,6 @@ def picture_table(
     split: np.ndarray | None,
     groups: np.ndarray | None,
 ) -> Source:
-    files: Sequence[Any]
-    if isinstance(column.dtype, pd.ArrowDtype):
-        import pyarrow as pa
-
-        files = Encoded(pa.chunked_array(column.array.__arrow_array__()))
-    else:
-        files = tuple(v["bytes"] if isinstance(v, Mapping) else v for v in column)
     return Source(
         "images",
         {},
@@ -380,10 +389,19 @@ def picture_table(
         known,
         split=split,
         groups=groups,
-        files=files,
+        files=frame_files(column),
         layout="hwc",
         notes=("task: images, from encoded bytes",),
     )
+
+
+def frame_files(column: pd.Series) -> Sequence[Any]:
+    """Encoded images of a column: left in Arrow where they lie there."""
+    if isinstance(column.dtype, pd.ArrowDtype):
+        import pyarrow as pa
+
+        return Encoded(pa.chunked_array(column.array.__arrow_array__()))
+    return tuple(v["bytes"] if isinstance(v, Mapping) else v for v in column)
 
 
 MOST_CATEGORIES = 64
@@ -466,13 +484,13 @@ def is_hugging_face(folder: Path) -> bool:
     return (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
 
 
-def read_hugging_face(path: Path, options: DataOptions) -> Source:
+def read_hugging_face(path: Path, where: str) -> pd.DataFrame:
     """A dataset saved by `save_to_disk`: an image feature, or columns of a table."""
     try:
         import datasets
     except ImportError as problem:
         raise mistake(
-            "data.path", "is a Hugging Face dataset; install it with: pip install 'student-family[hf]'"
+            where, "is a Hugging Face dataset; install it with: pip install 'student-family[hf]'"
         ) from problem
     opened = datasets.load_from_disk(str(path))
     tables = dict(opened) if isinstance(opened, datasets.DatasetDict) else {"": opened}
@@ -481,9 +499,9 @@ def read_hugging_face(path: Path, options: DataOptions) -> Source:
     for name, table in tables.items():
         pictures = [c for c, feature in table.features.items() if isinstance(feature, datasets.Image)]
         whole = table.with_format("arrow")[:]
-        frame = whole.drop_columns(pictures).to_pandas().assign(**arrow_columns(whole, pictures))
+        frame = attach(whole.drop_columns(pictures).to_pandas(), arrow_columns(whole, pictures))
         for column, feature in table.features.items():
             if isinstance(feature, datasets.ClassLabel):
                 frame[column] = [feature.names[i] if i >= 0 else None for i in frame[column]]
         frames.append(frame.assign(split=renamed.get(name, name)) if name else frame)
-    return from_frame(pd.concat(frames, ignore_index=True), options)
+    return pd.concat(frames, ignore_index=True)
