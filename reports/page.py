@@ -18,7 +18,7 @@ from reports.run_tables import Run, find_target, list_targets, load_run
 from reports.sections import SECTIONS, Facts, Items, Picture, Section, Table, Text, picture_frontier
 from reports.words import name_quantity, say_budget, say_interval, say_limit
 
-FIGURE = r"[−+\d][−+\d.,\s%×–()]*((to|of) [−+\d.,\s]+\)?)?( points)?|–|"  # what a column of figures may hold
+FIGURE = r"[−+\d][−+\d.,\s%×–~()]*((to|of) [−+\d.,\s]+\)?)?( points)?|–|"  # what a column of figures may hold
 
 
 def draw_report(run: Path) -> Path:
@@ -78,8 +78,16 @@ def describe_budget(run: Run, name: str) -> dict[str, Any]:
         "sentence": say_budget(run, name),
         "folder": budget.get("student") if budget["status"] == "kept" else None,
         "precision": budget.get("precision"),
+        "same": _find_twin(run, name),
         "meters": [m for m in meters if m],
     }
+
+
+def _find_twin(run: Run, name: str) -> str | None:
+    """The first budget above that chose the same file."""
+    key = (run.budgets[name].get("id"), run.budgets[name].get("precision"))
+    kept = [n for n, b in run.budgets.items() if b["status"] == "kept" and (b.get("id"), b.get("precision")) == key]
+    return kept[0] if name in kept[1:] else None
 
 
 def _measure_use(run: Run, quantity: str, entry: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -90,10 +98,12 @@ def _measure_use(run: Run, quantity: str, entry: Mapping[str, Any]) -> dict[str,
     at_least = quantity == "score" and run.higher_is_better
     bad = float(entry.get("low" if at_least else "high", entry["measured"]))
     share = (bad / limit if limit else 0.0) if not at_least else (limit / bad if bad else 2.0)
-    sign = "at least" if at_least else "of"
-    said = f"{say_limit(run, quantity, entry['measured'])} {sign} {say_limit(run, quantity, limit, exact=True)}"
+    measured, asked = say_limit(run, quantity, entry["measured"]), say_limit(run, quantity, limit, exact=True)
+    said = f"{measured} of {asked}"
+    if quantity == "score":
+        said = f"{measured} on validation data, {'at least' if at_least else 'at most'} {asked} asked"
     return {
-        "name": name_quantity(quantity),
+        "name": name_quantity(run.score if quantity == "score" else quantity),
         "said": said,
         "width": min(share, 1.25) / 1.25 * 100,
         "over": share > 1,
@@ -118,7 +128,11 @@ def _list_facts(run: Run) -> dict[str, str]:
     """Facts under the title."""
     teacher = run.family.get("teacher", {})
     split = "test" if (teacher.get("test") or {}).get("value") is not None else "val"
-    facts = {f"Teacher, {name_quantity(run.score)}": say_interval(run.score, teacher.get(split))}
+    facts = {
+        f"Teacher, {name_quantity(run.score)} on {'test' if split == 'test' else 'validation'}": say_interval(
+            run.score, teacher.get(split)
+        )
+    }
     students = run.records[run.records["role"] == "student"] if len(run.records) else run.records
     if len(students):
         facts["Students measured"] = str(students["id"].nunique())
@@ -142,7 +156,9 @@ def _render_block(block: Any, folder: Path) -> dict[str, Any]:
             return {"kind": "facts", "facts": facts}
         case Items(items):
             return {"kind": "items", "items": items}
-        case Picture(name, figure, alt, caption):
+        case Picture(name, figure, alt, caption, raw):
+            if raw is not None:
+                raw.to_csv(folder / f"{name}.csv", index=False)
             svg = Markup(save_figure(figure, folder, name))  # our own drawing; matplotlib escapes its text
             return {"kind": "picture", "svg": svg, "alt": alt, "caption": caption, "name": name}
         case Table(name, frame, caption, raw):
@@ -161,7 +177,10 @@ def _lay_out(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _split_interval(cell: str) -> tuple[str, str]:
-    """`96.1 % (95.2–96.9)` → the value, and its interval for the line below."""
+    """`96.1 % (95.2–96.9)` → the value, and its interval for the line below; so for what a line break parts."""
+    if "\n" in cell:
+        above, below = cell.split("\n", 1)
+        return above, below
     found = re.fullmatch(r"([+−\d][^()]*) \(([^()]*)\)", cell)
     return (found[1], found[2]) if found else (cell, "")
 

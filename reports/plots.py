@@ -10,14 +10,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from reports.choice import frontier
-from reports.run_tables import Run, find_main_cost, find_target, name_budgets, take_records
-from reports.words import SHARES, UNITS, name_quantity, say_number, say_score
+from reports.run_tables import Run
+from reports.words import SHARES, UNITS, name_quantity
 
 COLOURS = {
     "ink": "#1c2127",
@@ -29,7 +27,9 @@ COLOURS = {
     "paper": "#fffffe",
 }
 INK, MUTED, FAINT, ACCENT, LIMIT, BAD, PAPER = COLOURS.values()
-SHAPES = {"fp32": "o", "int8": "D"}
+SHAPES = {"fp32": "o", "int8": "D", "int8-dynamic": "s"}
+LADDERS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(np.arange(2, 20) / 2))
+VERDICTS = {"distillation helped": (ACCENT, ">"), "labels alone were better": (BAD, "<")}
 STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -80,200 +80,100 @@ def inline_svg(text: str, name: str) -> str:
     return text
 
 
-def draw_frontier(run: Run, target: str) -> Figure:
-    """Cost against val score of every measured student on one target, with limits, controls and teacher."""
-    cost = find_main_cost(run, target)
-    rows = take_records(run, target).dropna(subset=[cost, "val"])
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 4.7), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_xscale("log")
-        best = frontier(rows, cost, "val", run.higher_is_better)
-        rest = rows.drop(index=best.index)
-        _draw_points(axes, rest, cost, MUTED, 18, 0.45)
-        axes.step(best[cost], best["val"], where="post", color=ACCENT, lw=1.3, alpha=0.8, zorder=2)
-        _draw_points(axes, best, cost, ACCENT, 34, 1.0)
-        _draw_controls(axes, run, target, cost)
-        _draw_teacher(axes, run)
-        _label_chosen(axes, run, rows, target, cost)
-        _draw_limits(axes, run, target, cost)
-        _name_axes(axes, run, cost, target)
-    return figure
+def shape_of(precision: str) -> str:
+    return SHAPES.get(precision, "^")
 
 
-def _draw_points(axes: Axes, rows: pd.DataFrame, cost: str, colour: str, size: float, alpha: float) -> None:
-    for precision, part in rows.groupby("precision"):
-        axes.errorbar(
-            part[cost],
-            part["val"],
-            xerr=_spans(part, cost),
-            yerr=_spans(part, "val"),
-            fmt="none",
-            ecolor=colour,
-            elinewidth=0.8,
-            alpha=0.5 * alpha,
-            zorder=3,
-        )
-        shape = SHAPES.get(str(precision), "s")
-        axes.scatter(part[cost], part["val"], s=size, marker=shape, color=colour, alpha=alpha, lw=0, zorder=4)
-
-
-def _spans(rows: pd.DataFrame, column: str) -> np.ndarray | None:
-    """(2, rows) lengths below and above, 0 where an end is unknown."""
-    if f"{column}_low" not in rows:
-        return None
-    value = rows[column].to_numpy(float)
-    ends = [value - rows[f"{column}_low"].to_numpy(float), rows[f"{column}_high"].to_numpy(float) - value]
-    return np.asarray(np.nan_to_num(np.clip(ends, 0, None)))
-
-
-def _draw_controls(axes: Axes, run: Run, target: str, cost: str) -> None:
-    rows = take_records(run, target, "control").dropna(subset=[cost, "val"])
-    for precision, part in rows.groupby("precision"):
-        axes.scatter(
-            part[cost],
-            part["val"],
-            s=40,
-            marker=SHAPES.get(str(precision), "s"),
-            facecolor=PAPER,
-            edgecolor=INK,
-            lw=1.0,
-            zorder=5,
-        )
-
-
-def _draw_teacher(axes: Axes, run: Run) -> None:
-    teacher = run.family.get("teacher", {})
-    split = "val" if (teacher.get("val") or {}).get("value") is not None else "test"
-    value = (teacher.get(split) or {}).get("value")
-    if value is None:
-        return
-    axes.axhline(value, color=INK, lw=1, ls=(0, (6, 3)), zorder=1)
-    said = f"teacher {say_score(run.score, value)}" + ("" if split == "val" else " (test)")
-    axes.annotate(
-        said,
-        (1, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 4),
-        textcoords="offset points",
-        ha="right",
-        color=INK,
-        fontsize=9,
-    )
-
-
-def _label_chosen(axes: Axes, run: Run, rows: pd.DataFrame, target: str, cost: str) -> None:
-    for row in rows.to_dict("records"):
-        names = name_budgets(run, row["id"], row["precision"], target)
-        if not names:
-            continue
-        shape = SHAPES.get(row["precision"], "s")
-        axes.scatter(row[cost], row["val"], s=110, marker=shape, facecolor="none", edgecolor=ACCENT, lw=1.4, zorder=6)
-        axes.annotate(
-            names,
-            (row[cost], row["val"]),
-            xytext=(8, -13 if run.higher_is_better else 9),
-            textcoords="offset points",
-            color=ACCENT,
-            weight="bold",
-            fontsize=10,
-            zorder=7,
-        )
-
-
-def _draw_limits(axes: Axes, run: Run, target: str, cost: str) -> None:
-    limits: dict[float, list[str]] = {}
-    for name, budget in run.budgets.items():
-        limit = budget.get("limits", {}).get(cost, {}).get("limit")
-        if limit is not None and find_target(run, name) == target:
-            limits.setdefault(float(limit), []).append(name)
-    for limit, names in sorted(limits.items()):
-        axes.axvline(limit, color=LIMIT, lw=1, ls=(0, (2, 2)), zorder=1)
-        axes.annotate(
-            f"{', '.join(names)} ≤ {limit:.6g}",
-            (limit, 0.02),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4, 0),
-            textcoords="offset points",
-            rotation=90,
-            ha="right",
-            va="bottom",
-            color=LIMIT,
-            fontsize=8.5,
-        )
-
-
-def _name_axes(axes: Axes, run: Run, cost: str, target: str) -> None:
-    unit = UNITS.get(cost, "")
-    axes.set_xlabel(f"{name_quantity(cost)} on {target}, {unit} (log)" if unit else f"{name_quantity(cost)} (log)")
-    axes.set_ylabel(f"{name_quantity(run.score)} on validation data")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda v, _: say_number(v).rstrip("0").rstrip(".") if v < 100 else say_number(v))
-    )
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    if run.score in SHARES:
+def show_shares(axes: Axes, score: str) -> None:
+    """Percent on the upright axis where the score is a share."""
+    if score in SHARES:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g} %"))
-    axes.margins(x=0.08, y=0.12)
+
+
+def name_axis(cost: str, where: str = "") -> str:
+    unit = UNITS.get(cost, "")
+    return f"{name_quantity(cost)}{where}" + (f", {unit} (log)" if unit else " (log)")
+
+
+def mark_log_axis(axes: Axes) -> None:
+    """Three to eight plain numbers, wherever the range lies and however narrow it is."""
+    ticks = choose_ticks(*axes.get_xlim())
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}".replace(",", "\u202f")))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def choose_ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high` (both above 0): the coarsest ladder with three of them or more."""
+    tens = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for steps in LADDERS:
+        ticks = [float(f"{step}e{ten}") for ten in tens for step in steps]
+        ticks = [t for t in ticks if low <= t <= high]
+        if len(ticks) >= 3:
+            return ticks[:: -(-len(ticks) // 8)]
+    return [float(f"{t:.10g}") for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
 
 
 def draw_gaps(run: Run, gaps: Sequence[tuple[str, float, float, float, str]]) -> Figure:
     """Distilled - labels alone per student: (name, value, low, high, verdict), one line each, 0 marked."""
     scale = 100 if run.score in SHARES else 1
     with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        figure = Figure(figsize=(8.6, 0.9 + 0.42 * len(gaps)), layout="constrained")
+        figure = Figure(figsize=(8.6, 0.8 + 0.42 * len(gaps)), layout="constrained")
         axes = figure.add_subplot()
         for line, (_, value, low, high, verdict) in enumerate(reversed(gaps)):
-            colour = {"distillation helped": ACCENT, "labels alone were better": BAD}.get(verdict, MUTED)
+            colour, mark = VERDICTS.get(verdict, (MUTED, "o"))
             axes.plot([scale * low, scale * high], [line, line], color=colour, lw=2.2, solid_capstyle="butt")
-            axes.scatter(scale * value, line, s=42, color=colour, zorder=3)
+            axes.scatter(scale * value, line, s=58, marker=mark, color=colour, zorder=3)
+            place: Any = {"xy": (1.02, line), "xycoords": ("axes fraction", "data"), "va": "center"}
+            axes.annotate(verdict, **place, color=colour, fontsize=9, annotation_clip=False)
         axes.axvline(0, color=INK, lw=1)
         axes.set_yticks(range(len(gaps)), [name for name, *_ in reversed(gaps)])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.spines["left"].set_visible(False)
         axes.set_ylim(-0.7, len(gaps) - 0.3)
         unit = ", points" if scale == 100 else ""
-        axes.set_xlabel(f"gain in {name_quantity(run.score)} over labels alone{unit} (test, 95 %)")
+        axes.set_xlabel(f"{name_quantity(run.score)}, distilled − labels alone{unit} (test, 95 %)")
     return figure
 
 
 def draw_trials(run: Run, cost: str) -> Figure | None:
-    """Cost against the score of a short run, by state; None where the trials do not say."""
+    """Score of a short run against cost, or against the share of a limit; None where the trials do not say.
+
+    The share is `violation + 1`: of the most used limit of the budget that the candidate fits best.
+    """
     trials = run.trials
-    if not len(trials) or cost not in trials or "val" not in trials:
+    if not len(trials) or "val" not in trials or not {cost, "violation"} & set(trials):
         return None
-    known = trials.dropna(subset=[cost, "val"])
-    if not len(known):
+    across = trials[cost] if cost in trials else 100 * (trials["violation"] + 1)
+    known = across.notna() & trials["val"].notna() & (across > 0)
+    if not known.any():
         return None
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+        figure = Figure(figsize=(8.6, 3.2), layout="constrained")
         axes = figure.add_subplot()
         axes.set_xscale("log")
-        for precision_state, part in known.groupby("state"):
-            done = str(precision_state).lower() == "complete"
-            axes.scatter(
-                part[cost],
-                part["val"],
-                s=16,
-                color=ACCENT if done else MUTED,
-                alpha=0.6,
-                lw=0,
-                label=str(precision_state).lower(),
-            )
-        gone = trials[trials["val"].isna()][cost].dropna()
+        for state, part in trials[known].groupby(trials["state"].astype(str).str.lower()):
+            done = state == "complete"
+            looks: Any = {"marker": "o" if done else "X", "color": ACCENT if done else LIMIT, "label": state}
+            axes.scatter(across[part.index], part["val"], s=26, alpha=0.75, lw=0, **looks)
+        gone = across[trials["val"].isna() & (across > 0)]
         if len(gone):
-            axes.plot(
-                gone,
-                np.full(len(gone), 0.015),
-                "|",
-                color=BAD,
-                ms=8,
-                alpha=0.6,
-                transform=axes.get_xaxis_transform(),
-                label="pruned untrained",
-            )
-        axes.legend(fontsize=8.5, loc="lower right")
-        _name_axes(axes, run, cost, "the search's estimate")
+            low = axes.get_xaxis_transform()
+            looks = {"color": BAD, "ms": 8, "alpha": 0.6, "label": "pruned, untrained"}
+            axes.plot(gone, np.full(len(gone), 0.015), "|", transform=low, **looks)
+        if cost not in trials:
+            _mark_full_use(axes)
+        mark_log_axis(axes)
+        show_shares(axes, run.score)
+        axes.set_xlabel(
+            name_axis(cost) if cost in trials else "share used of the limits of the budget it fits best, % (log)"
+        )
         axes.set_ylabel(f"{name_quantity(run.score)}, short run")
-        axes.set_xlabel(f"{name_quantity(cost)}, {UNITS.get(cost, '')} (log)")
+        axes.legend(fontsize=8.5, loc="best")
     return figure
+
+
+def _mark_full_use(axes: Axes) -> None:
+    """A line where a limit is used up, if that is near."""
+    if axes.get_xlim()[1] > 50:
+        axes.axvline(100, color=LIMIT, lw=1.1, ls=(0, (2, 2)), label="the limit")

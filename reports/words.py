@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.run_tables import COSTS, Run, find_record, find_target, take_records
+from reports.run_tables import COSTS, Run, find_main_cost, find_record, find_target, take_records
 
 SHARES = ("accuracy", "macro_f1", "exact_match")
 NAMES = {
@@ -21,15 +21,23 @@ NAMES = {
     "latency_ms": "latency",
     "latency_direct_ms": "latency, timed directly",
     "latency_p95_ms": "latency, 95th percentile",
+    "latency_without_front_ms": "latency without front",
     "memory_mb": "memory",
     "size_kb": "file size",
     "instructions_m": "instructions",
     "score": "score",
 }
+QUALIFIERS = {
+    "latency_p95_ms": " at the 95th percentile",
+    "latency_direct_ms": " timed directly",
+    "latency_without_front_ms": " without front",
+    "memory_mb": " of memory",
+}
 UNITS = {
     "latency_ms": "ms",
     "latency_direct_ms": "ms",
     "latency_p95_ms": "ms",
+    "latency_without_front_ms": "ms",
     "memory_mb": "MB",
     "size_kb": "kB",
     "instructions_m": "M instructions",
@@ -73,6 +81,8 @@ def say_gap(score: str, value: float | None, sign: bool = False) -> str:
     """A difference of scores: `1.2 points`, or a plain number; with `sign` as `+1.2`."""
     if value is None or not np.isfinite(value):
         return "unknown"
+    if score in SHARES:
+        value = round(100 * value, 1) / 100
     mark = ("+" if value > 0 else "−" if value < 0 else "") if sign else ""
     if score in SHARES:
         return f"{mark}{abs(100 * value):.1f}" + ("" if sign else " points")
@@ -119,13 +129,12 @@ def _say_found(run: Run, name: str, budget: Mapping[str, Any]) -> str:
     where = "" if read.get("value") is not None else " on validation data"
     found = say_interval(run.score, budget.get("val") if where else read)
     text = f"{found} {name_quantity(run.score)}{where}"
-    record, limits = find_record(run, name) or {}, budget.get("limits", {})
-    for quantity in COSTS:
-        value = limits.get(quantity, {}).get("measured")
-        if value is None and quantity == "size_kb":
-            value = record.get("size_kb")
-        if value is not None:
-            text += f", {say_cost(quantity, float(value))}"
+    record, limits, target = find_record(run, name) or {}, budget.get("limits") or {}, find_target(run, name)
+    shown = {*limits, "size_kb", find_main_cost(run, target) if target else "size_kb"}
+    for quantity in (q for q in COSTS if q in shown):
+        value = limits.get(quantity, {}).get("measured", record.get(quantity))
+        if value is not None and np.isfinite(float(value)):
+            text += f", {say_cost(quantity, float(value))}{QUALIFIERS.get(quantity, '')}"
     return text
 
 
@@ -197,13 +206,23 @@ def say_control(run: Run, budget: Mapping[str, Any]) -> str:
         if not seen:
             return "no difference from labels alone shown"
         could = f"smallest difference this test could have shown: {say_gap(run.score, seen)}"
-        return f"no difference from labels alone shown ({could})"
+        return f"no difference from labels alone shown ({could}){_say_corrected(run, gap)}"
     if count_seeds(budget) == 1:
         better = "above" if verdict == "distillation helped" else "below"
         return f"this student is {amount} {better} this control{span}, one seed each"
     if verdict == "distillation helped":
         return f"distillation added {amount} over labels alone{span}"
     return f"labels alone were {amount} better{span}"
+
+
+def _say_corrected(run: Run, gap: Mapping[str, Any]) -> str:
+    """Where an interval leaves out 0 and the verdict is none: Holm's correction over the distinct students."""
+    low, high = gap.get("low"), gap.get("high")
+    students = {(b.get("id"), b.get("precision")) for b in run.budgets.values() if b.get("status") == "kept"}
+    if low is None or high is None or low <= 0 <= high or len(students) < 2:
+        return ""
+    seen = f"{say_gap(run.score, gap.get('value'), True)} was seen ({say_range(run.score, gap)})"
+    return f"; {seen}, too little once all {len(students)} students are compared"
 
 
 def count_seeds(budget: Mapping[str, Any]) -> int:
