@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -16,6 +17,8 @@ from family.doors import hash_code
 from family.errors import Mistakes
 from family.tasks import DataOptions, DataTask, open_task
 from reports import difference, score_interval
+from reports.run_tables import Run
+from reports.sections import _find_gain, _has_classes, _say_gain
 
 DATA = """
 import numpy as np
@@ -392,8 +395,6 @@ def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_pool_of_a_table_takes_the_codes_of_the_data(tmp_path: Path) -> None:
-    import pandas as pd
-
     label = np.arange(60) % 2
     data = pd.DataFrame({"size": label + 0.5, "tint": np.where(label, "red", "blue"), "label": label})
     data.to_csv(tmp_path / "d.csv", index=False)
@@ -424,8 +425,6 @@ def encoded(colour: int) -> bytes:
 
 
 def test_a_pool_of_images_may_be_parquet_beside_any_images_in_files(tmp_path: Path) -> None:
-    import pandas as pd
-
     pictures = [encoded(i) for i in range(60)]
     pd.DataFrame({"image": pictures, "label": np.arange(60) % 2}).to_parquet(tmp_path / "d.parquet")
     pd.DataFrame({"picture": [encoded(200), encoded(201)]}).to_parquet(tmp_path / "pool.parquet")
@@ -462,3 +461,33 @@ def test_a_pool_may_be_a_function_and_must_be_of_the_datas_kind(tmp_path: Path) 
     assert opened(tmp_path, code, "d.npz", transfer="mine.py:pool").rows("transfer") == 5
     wanted = "holds 'image' as float64; the data hold it as uint8"
     assert wanted in said(tmp_path, code, "d.npz", transfer="mine.py:floats")
+
+
+# reports: drawn from the tables, without the user's file
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_report_tells_a_score_of_ones_own_from_the_tables(higher: bool) -> None:
+    family: dict[str, Any] = {
+        "score": {"name": "cost", "higher_is_better": higher},
+        "teacher": {"test": {"value": 2.0}},
+        "budgets": {"small": {"test": {"value": 2.5}}},
+    }
+    run = Run(family, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
+    nothing = np.zeros(0)
+    gain = _find_gain(run, "small", nothing, nothing, nothing)
+    assert gain == {"value": 0.5 if higher else -0.5}
+    assert _say_gain("cost", gain) == f"{'+' if higher else '−'}0.50 (interval not recorded)"
+    family["budgets"]["small"]["against_teacher"] = {"value": 0.4, "low": 0.1, "high": 0.7}
+    gain = _find_gain(run, "small", nothing, nothing, nothing)
+    assert gain is not None
+    assert _say_gain("cost", gain) == "+0.40 (+0.10 to +0.70)"
+
+
+def test_a_regression_by_a_score_of_ones_own_has_no_classes_in_the_report() -> None:
+    table = pd.DataFrame()
+    run = Run({"score": {"name": "cost"}, "classes": None}, table, table, table, {})
+    assert not _has_classes(np.array([0.5, 1.5]), run)
+    assert _has_classes(np.array([0, 1]), Run({"score": {"name": "cost"}, "classes": ["a", "b"]}, *[table] * 3, {}))
+    assert not _has_classes(np.array([0.5]), Run({"score": {"name": "rmse"}}, *[table] * 3, {}))
+    assert _has_classes(np.array([0, 1]), Run({"score": {"name": "accuracy"}}, *[table] * 3, {}))
