@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.choice import frontier
+from reports.frontier_plot import draw_frontier, list_panels
 from reports.intervals import difference
-from reports.plots import draw_frontier, draw_gaps, draw_trials
+from reports.plots import draw_gaps, draw_trials
 from reports.run_tables import (
     COSTS,
     Run,
@@ -22,11 +23,13 @@ from reports.run_tables import (
     find_target,
     list_targets,
     name_budgets,
+    take_controls,
     take_outputs,
     take_records,
 )
 from reports.scores import SCORES, calibration_error, predict
 from reports.words import (
+    SHARES,
     UNITS,
     count_seeds,
     name_quantity,
@@ -40,6 +43,8 @@ from reports.words import (
 )
 
 MOST_ROWS = 24
+NOISY = "~"
+NUMBERS = ("learning_rate", "temperature", "steps", "seconds")
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """Goes to NAME.png and NAME.svg; `alt` says what it shows."""
+    """Goes to NAME.png and NAME.svg, with `raw`, if any, to NAME.csv; `alt` says what it shows."""
 
     name: str
     figure: Figure
     alt: str
     caption: str = ""
+    raw: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ def show_targets(run: Run) -> Section | None:
         if rank:
             blocks.append(picture_frontier(run, target))
         blocks.append(_tabulate_target(run, target))
+        front = say_front(run, target)
+        blocks += [Text(front)] if front else []
     gone = run.family.get("targets", {}).items()
     blocks += [Text(f"{t} is not available here: {i['unavailable']}") for t, i in gone if i.get("unavailable")]
     return Section("What each target offers", tuple(blocks)) if blocks else None
@@ -113,10 +121,13 @@ def picture_frontier(run: Run, target: str) -> Picture:
         else f"No student was measured on {target}. "
     ) + (f"Chosen: {', '.join(chosen)}." if chosen else "")
     caption = (
-        f"Every student measured on {target}. The line is the frontier: nothing is both cheaper and better. "
-        "Rings mark what a budget chose; hollow marks are controls, trained on labels alone; circles are "
-        "fp32, diamonds int8; bars are 95 % intervals; dotted lines are limits."
+        f"Every student measured on {target}, by {_join(name_quantity(q) for q in list_panels(run, target))}. "
+        "On the frontier nothing is both cheaper and better. Bars are 95 % intervals. A budget takes the cheapest "
+        "student that is not shown to be worse than the best within its limits; one that asks for a score takes "
+        "the cheapest that reaches it."
     )
+    if len(take_controls(run, target)):
+        caption += " Controls are the same students trained on labels alone, the mean of their seeds."
     return Picture(f"frontier-{_slug(target)}", draw_frontier(run, target), alt, caption)
 
 
@@ -126,21 +137,49 @@ def _tabulate_target(run: Run, target: str) -> Table:
     best = set(frontier(rows, cost, "val", run.higher_is_better).index)
     rows = rows.assign(_best=[i in best for i in rows.index]).sort_values(["_best", cost], ascending=[False, True])
     shown = [q for q in COSTS if q in rows and rows[q].notna().any()]
-    lines = []
-    for row in _rows(rows.head(MOST_ROWS)):
-        line = {
-            "Budget": name_budgets(run, row["id"], row["precision"], target),
-            "Student": str(row["id"])[:8],
-            "Parameters": _say_params(row.get("params")),
-            "Precision": row["precision"],
-            "Validation": say_interval(run.score, _interval(row, "val")),
-            "Test": say_interval(run.score, _interval(row, "test")),
-        }
-        line |= {f"{name_quantity(q).capitalize()}, {UNITS[q]}": _say_measured(row, q) for q in shown}
-        lines.append(line | {"Frontier": "●" if row["_best"] else ""})
+    lines = [_line_up(run, row, target, shown) for row in _rows(rows.head(MOST_ROWS))]
     left = f" {len(rows) - MOST_ROWS} more are in the CSV." if len(rows) > MOST_ROWS else ""
-    caption = f"{target}: the frontier first, then what it dominates. Below each value its 95 % interval.{left}"
+    caption = (
+        f"{target}: ● is the frontier by {name_quantity(cost)}, then what it dominates. "
+        f"Below each value its 95 % interval.{left}"
+    )
+    if any(NOISY in cell for line in lines for cell in line.values()):
+        caption += f" {NOISY} Noisy: its repeats lay further apart than they should."
     return Table(f"target-{_slug(target)}", pd.DataFrame(lines), caption, rows.drop(columns="_best"))
+
+
+def _line_up(run: Run, row: Mapping[str, Any], target: str, shown: Sequence[str]) -> dict[str, str]:
+    """A student's line in its target's table; what follows a line break is written smaller, below."""
+    line = {
+        "Student": f"{'● ' if row['_best'] else ''}{str(row['id'])[:8]}\n{_say_params(row.get('params'))}",
+        "Precision": str(row["precision"]),
+        "Chosen by": name_budgets(run, row["id"], row["precision"], target),
+        "Validation": say_interval(run.score, _interval(row, "val")),
+        "Test": say_interval(run.score, _interval(row, "test")),
+    }
+    return line | {f"{name_quantity(q).capitalize()}, {UNITS[q]}": _say_measured(row, q) for q in shown}
+
+
+def say_front(run: Run, target: str) -> str | None:
+    """What the part of the file that prepares the input costs, where finalists were measured with and without."""
+    bare, rows = "latency_without_front_ms", take_records(run, target)
+    if bare not in rows or "latency_ms" not in rows:
+        return None
+    rows = rows.dropna(subset=[bare, "latency_ms"])
+    if not len(rows):
+        return None
+    share = 1 - rows[bare] / rows["latency_ms"]
+    least, most = (f"{100 * max(v, 0):.0f} %" for v in (share.min(), share.max()))
+    spread = least if least == most else f"between {least} and {most}"
+    text = (
+        "Each file takes the input as the data gives it: its front graph resizes, scales or encodes before the "
+        f"student proper. The front takes {spread} of the latency of the {len(rows)} files measured with and "
+        "without it. An app that prepares its input itself can count on the figures without front"
+    )
+    kept = [(label, find_record(run, n) or {}) for n, label in _distinct(run).items() if find_target(run, n) == target]
+    known = [(label, r) for label, r in kept if pd.notna(r.get(bare, np.nan)) and pd.notna(r.get("latency_ms", np.nan))]
+    told = [f"{label} {say_cost(bare, r[bare])} instead of {say_cost(bare, r['latency_ms'])}" for label, r in known]
+    return f"{text}: {'; '.join(told)}." if told else f"{text}."
 
 
 def show_changes(run: Run) -> Section | None:
@@ -150,7 +189,8 @@ def show_changes(run: Run) -> Section | None:
     if not lines:
         return None
     caption = (
-        "On test. Newly wrong: the teacher was right; inherited: wrong, and with the teacher's answer. "
+        "On test. Agrees: the same answer as the teacher. Newly wrong: the teacher was right; inherited: wrong, and "
+        "with the teacher's answer. int8 flips: rows whose answer differs from that of the fp32 file. "
         "Calibration error: how far confidence is from the share of right answers."
     )
     changes = _tabulate_changes(run, kept)
@@ -168,7 +208,7 @@ def show_control(run: Run) -> Section | None:
         {
             "Student": kept[n],
             "Verdict": c["verdict"],
-            "Gain": say_gap(run.score, (c.get("difference") or {}).get("value"), True),
+            f"Gain{_unit(run)}": say_gap(run.score, (c.get("difference") or {}).get("value"), True),
             "95 %": say_range(run.score, c.get("difference") or {}),
             "Could have shown": say_gap(run.score, c.get("detectable")),
             "Seeds": str(count_seeds(run.budgets[n])),
@@ -178,13 +218,17 @@ def show_control(run: Run) -> Section | None:
     caption = (
         "Gain over labels alone on test: the same student, views and steps, fresh paired seeds, a learning "
         "rate of its own. Could have shown: the smallest true difference that this test finds in "
-        "4 of 5 cases."
+        "4 of 5 cases. Verdicts are corrected after Holm over the distinct students, the intervals shown are not."
     )
     blocks: list[Block] = [Table("control", pd.DataFrame(lines), caption)]
     gaps = [g for name in kept if (g := _find_gap(run, name))]
     if gaps:
         alt = "; ".join(f"{kept[n]}: {say_control(run, run.budgets[n])}" for n in controls if _find_gap(run, n))
-        blocks.insert(0, Picture("control", draw_gaps(run, gaps), alt))
+        drawn = (
+            "Distilled minus labels alone, on test, with 95 % intervals: right of 0 distillation is ahead. "
+            "Triangles are verdicts, dots are none."
+        )
+        blocks.insert(0, Picture("control", draw_gaps(run, gaps), alt, drawn))
     return Section("What distillation added", tuple(blocks))
 
 
@@ -255,7 +299,7 @@ def _compare_teacher(run: Run, name: str) -> dict[str, str] | None:
     line = {"Student": _distinct(run)[name], "Rows": str(len(truth))}
     gain = _find_gain(run, name, truth, ours, theirs)
     if gain is not None:
-        line["Better than teacher by"] = _say_gain(run.score, gain)
+        line[f"Student − teacher{_unit(run)}"] = _say_gain(run.score, gain)
     if not _has_classes(truth, run):
         apart = np.abs(ours - theirs)
         return line | {
@@ -267,7 +311,7 @@ def _compare_teacher(run: Run, name: str) -> dict[str, str] | None:
     line["int8 flips"] = "–" if flips is None else _say_share(flips)
     return line | {
         "Calibration error": f"{100 * calibration_error(truth, ours):.1f} %",
-        "Teacher's": f"{100 * calibration_error(truth, theirs):.1f} %",
+        "Teacher's own": f"{100 * calibration_error(truth, theirs):.1f} %",
     }
 
 
@@ -346,20 +390,20 @@ def show_tried(run: Run) -> Section | None:
     """What was tried and dropped, so that nothing is hidden."""
     blocks: list[Block] = []
     search = run.family.get("search") or {}
-    if search:
-        blocks.append(Facts(_flatten(search)))
-    if run.family.get("bakeoff"):
-        blocks.append(_tabulate_bakeoff(run))
     if len(run.trials):
+        blocks.append(Text(_say_search(run)))
         first = next(iter(list_targets(run)), None)
         cost = find_main_cost(run, first) if first else "size_kb"
         figure = draw_trials(run, cost)
         if figure is not None:
-            alt = f"{len(run.trials)} trials: {name_quantity(cost)} against the score of a short run."
-            blocks.append(
-                Picture("trials", figure, alt, "What the search looked at. Short runs rank, they do not judge.")
-            )
-        blocks.append(_tabulate_states(run))
+            alt = f"{len(run.trials)} trials of the search, by cost, against the score of a short run."
+            caption = "What the search looked at. Short runs rank, they do not judge. Every trial is in trials.csv."
+            blocks.append(Picture("trials", figure, alt, caption, run.trials))
+    if search:
+        blocks.append(Facts(_summarise(search)))
+    blocks += [_tabulate_bakeoff(run)] if run.family.get("bakeoff") else []
+    rates = _tabulate_rates(run)
+    blocks += [rates] if rates else []
     dropped = _tabulate_dropped(run)
     if dropped is not None:
         blocks.append(dropped)
@@ -368,26 +412,44 @@ def show_tried(run: Run) -> Section | None:
 
 def _tabulate_bakeoff(run: Run) -> Table:
     raw = pd.DataFrame(run.family["bakeoff"])
-    raw = raw.sort_values("val", ascending=not run.higher_is_better) if "val" in raw else raw
-    frame = pd.DataFrame(
-        {str(c).replace("_", " ").capitalize(): [_say_any(v) for v in raw[c]] for c in raw if c != "val"}
-    )
-    if "val" in raw:
-        frame["Validation"] = [say_score(run.score, v) for v in raw["val"]]
-    return Table(
-        "bakeoff",
-        frame,
-        "The bake-off of losses on a middle student, best first; labels alone among them.",
-        raw,
-    )
+    raw = raw.sort_values("val", ascending=not run.higher_is_better, kind="stable") if "val" in raw else raw
+    lines = []
+    for row in _rows(raw):
+        line = {"Loss": str(row["loss"]) + (" ✓" if row.get("won") is True else "")}
+        line |= {q.replace("_", " ").capitalize(): _say_any(row[q]) for q in NUMBERS if q in row}
+        line["Validation"] = say_score(run.score, row.get("val"))
+        if pd.notna(row.get("gain", np.nan)):
+            gap = {"low": row.get("gain_low"), "high": row.get("gain_high")}
+            line[f"Over the default{_unit(run)}"] = (
+                f"{say_gap(run.score, row['gain'], True)} ({say_range(run.score, gap)})"
+            )
+        lines.append(line)
+    caption = "The bake-off of losses on a middle student, best first; labels alone among them."
+    if "won" in raw:
+        caption += " ✓ is what trained the family: the default, unless another is shown to be better."
+    return Table("bakeoff", pd.DataFrame(lines), caption, raw)
 
 
-def _tabulate_states(run: Run) -> Table:
-    counts = (
-        run.trials["state"].astype(str).str.lower().value_counts() if "state" in run.trials else pd.Series(dtype=int)
-    )
-    frame = pd.DataFrame({"Trials": list(counts.index), "Number": [str(n) for n in counts]})
-    return Table("trials", frame, "How the trials of the search ended; every one is in the CSV.", run.trials)
+def _tabulate_rates(run: Run) -> Table | None:
+    """Learning rates tried, one line each, with the val score per kind of student; distilled and labels alone."""
+    told = [row | {"of": kind} for kind, rows in (run.family.get("learning_rates") or {}).items() for row in rows]
+    raw = pd.DataFrame(told)
+    if not len(raw) or not {"learning_rate", "student", "val"} <= set(raw):
+        return None
+    names = {"student": "distilled", "control": "labels alone"}
+    columns = raw["of"].map(lambda of: names.get(of, of)) + ", " + raw["student"].astype(str)
+    wide = raw.assign(column=columns).pivot_table(index="learning_rate", columns="column", values="val", sort=False)
+    frame = pd.DataFrame({str(c).capitalize(): [say_score(run.score, v) for v in wide[c]] for c in wide})
+    frame.insert(0, "Learning rate", [_say_any(rate) for rate in wide.index])
+    caption = "The search for a learning rate: validation after short runs of a small and a large student."
+    return Table("learning-rates", frame, caption, raw)
+
+
+def _say_search(run: Run) -> str:
+    known = run.trials["state"] if "state" in run.trials else pd.Series(dtype=str)
+    states = known.astype(str).str.lower().value_counts()
+    ends = ", ".join(f"{n} {'pruned untrained' if state == 'pruned' else state}" for state, n in states.items())
+    return f"The search asked for {len(run.trials)} candidates" + (f": {ends}." if ends else ".")
 
 
 def _tabulate_dropped(run: Run) -> Table | None:
@@ -402,13 +464,13 @@ def _tabulate_dropped(run: Run) -> Table | None:
         for i, row in rows.iterrows():
             if name_budgets(run, row["id"], row["precision"], target):
                 continue
-            why = "no budget asks for this trade" if i in best else _find_better(run, rows, row, cost)
+            why = _find_reason(run, target, row, cost) if i in best else _find_better(run, rows, row, cost)
             lines.append(
                 {
-                    "Target": target,
                     "Student": str(row["id"])[:8],
                     "Precision": row["precision"],
-                    "Parameters": _say_params(row.get("params")),
+                    "Target": target,
+                    "Dimensions": _say_params(row.get("params")),
                     "Validation": say_score(run.score, row["val"]),
                     f"{name_quantity(cost).capitalize()}": say_cost(cost, row[cost]),
                     "Dropped because": why,
@@ -417,6 +479,18 @@ def _tabulate_dropped(run: Run) -> Table | None:
     caption = "Finalists that were trained in full and that no budget chose."
     frame = pd.DataFrame(lines)
     return Table("dropped", frame.head(MOST_ROWS), caption, frame) if lines else None
+
+
+def _find_reason(run: Run, target: str, row: pd.Series, cost: str) -> str:
+    """Why a student of the frontier was not chosen: against the chosen that cost less."""
+    sign = 1 if run.higher_is_better else -1
+    kept = [(label, find_record(run, n) or {}) for n, label in _distinct(run).items() if find_target(run, n) == target]
+    less = [(label, r) for label, r in kept if pd.notna(r.get(cost, np.nan)) and r[cost] <= row[cost]]
+    if not less:
+        return "cheaper than what was chosen, and worse by more than chance or than a budget allows"
+    label, best = max(less, key=lambda one: sign * one[1]["val"])
+    lead = say_gap(run.score, abs(row["val"] - best["val"]))
+    return f"costs more than {label}; breaks a limit, or its lead of {lead} is within chance"
 
 
 def _find_better(run: Run, rows: pd.DataFrame, row: pd.Series, cost: str) -> str:
@@ -428,42 +502,60 @@ def _find_better(run: Run, rows: pd.DataFrame, row: pd.Series, cost: str) -> str
     if not len(better):
         return "its cost or score is not known"
     one = better.sort_values(cost).iloc[0]
-    return f"{str(one['id'])[:8]} ({one['precision']}) is as good and as cheap, or better"
+    return f"{str(one['id'])[:8]} ({one['precision']}) costs no more and scores no worse"
 
 
 def show_int8(run: Run) -> Section | None:
-    """int8 against fp32 of the same student on the same target, and where it lost."""
+    """Each other precision against fp32 of the same student on the same target, and where it lost."""
     lines, lost = [], 0
     for target in list_targets(run):
-        rows = take_records(run, target)
-        for id, part in rows.groupby("id", sort=False):
-            both = {str(row["precision"]): row for row in _rows(part)}
-            if not {"fp32", "int8"} <= set(both):
-                continue
-            line, worse = _compare_precisions(run, both["fp32"], both["int8"])
-            lines.append({"Target": target, "Student": str(id)[:8]} | line | {"int8 lost on": ", ".join(worse)})
-            lost += bool(worse)
+        for id, part in take_records(run, target).groupby("id", sort=False):
+            rows = {str(row["precision"]): row for row in _rows(part)}
+            for precision in sorted(set(rows) - {"fp32"}) if "fp32" in rows else ():
+                line, worse = _compare_precisions(run, rows["fp32"], rows[precision])
+                head = {"Student": str(id)[:8], "Precision": precision, "Target": target}
+                lines.append(head | line | {"Lost on": ", ".join(worse)})
+                lost += bool(worse)
     if not lines:
         return None
-    text = (
-        f"int8 lost somewhere in {lost} of {len(lines)} comparisons; each budget's precision was "
-        "chosen by score on validation data and by cost."
-    )
+    text = f"Against fp32 of the same student, int8 lost on something in {lost} of {len(lines)} comparisons."
     raw = pd.DataFrame(lines)
-    order = raw["int8 lost on"].ne("").sort_values(ascending=False, kind="stable").index
-    table = Table("int8", raw.loc[order].head(MOST_ROWS), "Figures below 1 × mean that int8 is cheaper.", raw)
-    return Section("Where int8 lost", (Text(text), table))
+    order = raw["Lost on"].ne("").sort_values(ascending=False, kind="stable").index
+    caption = (
+        "Figures below 1 × mean that int8 is cheaper. Lost on: a lower validation score, however little, or a cost "
+        "whose whole interval lies above that of fp32."
+    )
+    table = Table("int8", raw.loc[order].head(MOST_ROWS), caption, raw)
+    chosen = tuple(said for name in _distinct(run) if (said := say_precision(run, name)))
+    return Section("Where int8 lost", (Text(text), *((Items(chosen),) if chosen else ()), table))
+
+
+def say_precision(run: Run, name: str) -> str | None:
+    """Which precision a budget's student ships in, and what the other one would have meant."""
+    budget, target = run.budgets[name], find_target(run, name)
+    rows = take_records(run, target) if target else run.records.iloc[:0]
+    both = {str(r["precision"]): r for r in _rows(rows[rows["id"] == budget.get("id")])}
+    ours = str(budget.get("precision"))
+    other = ours if ours != "fp32" else next((p for p in ("int8", *sorted(both)) if p in both and p != "fp32"), None)
+    if other not in both or "fp32" not in both:
+        return None
+    line, worse = _compare_precisions(run, both["fp32"], both[other])
+    gap = float(both[other]["val"]) - float(both["fp32"]["val"])
+    costs = [f"{v} the {k.lower()}" for k, v in line.items() if v.endswith("×")]
+    score = f"{say_gap(run.score, abs(gap))} {'lower' if gap < 0 else 'higher'}" if gap else "the same"
+    text = f"{_distinct(run)[name]} ships {ours}. {other} against fp32: validation {score}, {', '.join(costs)}"
+    flips = (budget.get("flips") or {}).get("int8_vs_fp32")
+    if flips is not None and ours != "fp32":
+        of = f" of {budget['flips']['rows']}" if budget["flips"].get("rows") else ""
+        text += f"; {_say_share(flips)}{of} answers on test differ from fp32"
+    return f"{text}; {other} lost on {_join(worse)}." if worse else f"{text}; {other} lost on nothing."
 
 
 def _compare_precisions(run: Run, fp32: Mapping[str, Any], int8: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    sign = 1 if run.higher_is_better else -1
-    gain = sign * (float(int8["val"]) - float(fp32["val"]))
-    line, worse = (
-        {"Validation, int8 − fp32": say_gap(run.score, float(int8["val"]) - float(fp32["val"]), True)},
-        [],
-    )
-    if gain < 0:
-        worse.append("score")
+    """Per quantity int8 against fp32, and on which int8 lost."""
+    gap = float(int8["val"]) - float(fp32["val"])
+    line = {f"Validation, int8 − fp32{_unit(run)}": say_gap(run.score, gap, True)}
+    worse = ["score"] if gap * (1 if run.higher_is_better else -1) < 0 else []
     for quantity in ("latency_ms", "size_kb", "memory_mb", "instructions_m"):
         if quantity not in fp32 or pd.isna(fp32[quantity]) or pd.isna(int8[quantity]) or not fp32[quantity]:
             continue
@@ -478,25 +570,27 @@ def _compare_precisions(run: Run, fp32: Mapping[str, Any], int8: Mapping[str, An
 def show_method(run: Run) -> Section | None:
     """How it was measured: host, versions, protocol, provenance of each quantity, how often test was read."""
     blocks: list[Block] = []
-    facts = _flatten(run.environment)
+    facts = _summarise(run.environment)
     reads = run.family.get("test_reads")
     if reads is not None:
-        facts["test set read"] = f"{reads} time{'' if reads == 1 else 's'} in the history of this run folder"
-    facts |= {f"coverage {k}": v for k, v in _flatten(run.family.get("coverage") or {}).items()}
-    facts |= {f"provenance of {name_quantity(q)}": v for q, v in _find_provenance(run).items()}
+        facts["Test set read"] = f"{reads} time{'' if reads == 1 else 's'} in the history of this run folder"
+    for key in ("data", "coverage", "recipe"):
+        facts |= _summarise({key: run.family.get(key) or {}})
+    sources = _find_provenance(run)
+    if sources:
+        facts["Provenance"] = "; ".join(f"{name_quantity(q)}: {v}" for q, v in sources.items())
     for column in ("host", "versions"):
         known = list(run.records[column].dropna().astype(str).unique()) if column in run.records else []
-        if known and not any(column in f for f in facts):
-            facts[column] = "; ".join(known)
+        if known and column.capitalize() not in facts:
+            facts[column.capitalize()] = "; ".join(known)
     if facts:
         blocks.append(Facts(facts))
     blocks.append(
         Text(
             "Choices were made on validation data; test was read afterwards. A limit is kept when the bad "
             "end of the 95 % interval keeps it. Every score is that of the file that ships. Intervals: "
-            "Wilson for shares "
-            "of rows, otherwise a bootstrap of rows or groups; differences are paired over rows and seeds, "
-            "corrected after Holm over the distinct students."
+            "Wilson for shares of rows, otherwise a bootstrap of rows or groups; "
+            "differences are paired over rows and seeds, corrected after Holm over the distinct students."
         )
     )
     blocks.append(Items(tuple(str(n) for n in run.family.get("notes") or ())))
@@ -525,12 +619,14 @@ def _interval(row: Mapping[str, Any], column: str) -> dict[str, Any] | None:
 
 
 def _say_measured(row: Mapping[str, Any], quantity: str) -> str:
+    """Value and interval, this left out where it says no more at three digits."""
     value, low, high = (row.get(c, np.nan) for c in (quantity, f"{quantity}_low", f"{quantity}_high"))
     if pd.isna(value):
         return "–"
-    if pd.isna(low) or pd.isna(high) or low == high:
-        return say_number(value)
-    return f"{say_number(value)} ({say_number(low)}–{say_number(high)})"
+    mark = f" {NOISY}" if row.get(f"{quantity}_noisy") is True or row.get(f"{quantity}_noisy") == 1 else ""
+    if pd.isna(low) or pd.isna(high) or {say_number(low), say_number(high)} == {say_number(value)}:
+        return say_number(value) + mark
+    return f"{say_number(value)}{mark} ({say_number(low)}–{say_number(high)})"
 
 
 def _say_params(params: Any) -> str:
@@ -540,17 +636,39 @@ def _say_params(params: Any) -> str:
 
 
 def _say_any(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "–"
     if isinstance(value, float):
-        return "–" if np.isnan(value) else f"{value:.4g}"
+        return f"{value:.4g}".replace("-", "−")
     return ", ".join(map(_say_any, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _flatten(nested: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in nested.items():
-        name = f"{above} {key}".strip().replace("_", " ")
-        flat |= _flatten(value, name) if isinstance(value, Mapping) else {name: _say_any(value)}
-    return flat
+def _summarise(nested: Mapping[str, Any]) -> dict[str, str]:
+    """One fact per key: what lies below it becomes `name value` pairs. What is empty is left out."""
+    facts = {str(k).replace("_", " "): _say_nested(v) for k, v in nested.items() if v not in (None, "", {}, [])}
+    return {k[:1].upper() + k[1:]: v for k, v in facts.items() if v}
+
+
+def _say_nested(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return _say_any(value)
+    parts = []
+    for key, one in value.items():
+        if one not in (None, "", {}, []):
+            name = str(key).replace("_", " ")
+            parts.append(f"{name}: {_say_nested(one)};" if isinstance(one, Mapping) else f"{name} {_say_nested(one)},")
+    return " ".join(parts).rstrip(",;")
+
+
+def _join(words: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _unit(run: Run) -> str:
+    """What differences of this score are counted in, for the head of a column."""
+    return ", points" if run.score in SHARES else ""
 
 
 def _slug(name: str) -> str:
