@@ -55,6 +55,7 @@ def draw_frontier(run: Run, target: str) -> Figure:
 def _draw_panel(axes: Axes, run: Run, target: str, cost: str) -> None:
     axes.set_xscale("log")
     rows, controls = _known(take_records(run, target), cost), _known(take_controls(run, target), cost)
+    near = _set_range(axes, pd.concat([rows, controls]), cost, list(_group_limits(run, target, cost)))
     best = frontier(rows, cost, "val", run.higher_is_better)
     _draw_points(axes, rows.drop(index=best.index), cost, MUTED, 22, 0.55)
     axes.step(best[cost], best["val"], where="post", color=ACCENT, lw=1.3, alpha=0.8, zorder=2)
@@ -68,18 +69,22 @@ def _draw_panel(axes: Axes, run: Run, target: str, cost: str) -> None:
         axes.axhline(teacher[1], color=INK, lw=1, ls=(0, (6, 3)), zorder=1)
     for limit in _group_limits(run, target, "score"):
         axes.axhline(limit, color=LIMIT, lw=1, ls=(0, (2, 2)), zorder=1)
-    low, high = _span_costs(pd.concat([rows, controls]), cost)
-    limits = list(_group_limits(run, target, cost))
-    near = [v for v in limits if low / FAR <= v <= high * FAR]
-    low, high = min([low, *near]), max([high, *near])
-    pad = max((high / low) ** 0.09, 1.06)
-    axes.set_xlim(low / pad, high * pad)
     for limit in near:
         axes.axvline(limit, color=LIMIT, lw=1.1, ls=(0, (2, 2)), zorder=1)
     mark_log_axis(axes)
     axes.set_xlabel(name_axis(cost, f" on {target}"))
     axes.margins(y=0.1)
     show_shares(axes, run.score)
+
+
+def _set_range(axes: Axes, rows: pd.DataFrame, cost: str, limits: Sequence[float]) -> list[float]:
+    """Sets the range of the cost to the data and the limits near it; returns these."""
+    low, high = _span_costs(rows, cost)
+    near = [v for v in limits if low / FAR <= v <= high * FAR]
+    low, high = min([low, *near]), max([high, *near])
+    pad = max((high / low) ** 0.09, 1.06)
+    axes.set_xlim(low / pad, high * pad)
+    return near
 
 
 def _known(rows: pd.DataFrame, cost: str) -> pd.DataFrame:
@@ -164,13 +169,27 @@ def _explain_marks(figure: Figure, run: Run, target: str) -> None:
 
 
 def _label_panel(axes: Axes, run: Run, target: str, cost: str, first: bool) -> None:
-    """Names limits, what budgets chose and the teacher; nothing is written over another name."""
+    """Names limits, the teacher and what budgets chose, the least movable first; no name is written over another."""
     rows = _known(take_records(run, target), cost)
-    marks = pd.concat([rows, _known(take_controls(run, target), cost)])
-    frame, crossed = _frame(axes), _list_marks(axes, marks, cost)
+    crossed = _list_marks(axes, pd.concat([rows, _known(take_controls(run, target), cost)]), cost)
     taken: list[Box] = []
-    chosen = _list_chosen(run, rows, target)
+    for limit, names in _group_limits(run, target, cost).items():
+        _label_limit(axes, f"{names} ≤ {limit:.6g} {UNITS.get(cost, '')}".strip(), limit, taken, crossed)
+    teacher, side = find_teacher_score(run), "≥" if run.higher_is_better else "≤"
+    if first and teacher is not None:
+        text = f"teacher {say_score(run.score, teacher[1])}" + ("" if teacher[0] == "val" else " (test)")
+        _label_level(axes, text, teacher[1], INK, taken, crossed)
+    for limit, names in _group_limits(run, target, "score").items() if first else ():
+        _label_level(axes, f"{names} {side} {say_score(run.score, limit)}", limit, LIMIT, taken, crossed)
+    _label_chosen(axes, _list_chosen(run, rows, target), cost, taken, crossed)
+
+
+def _label_chosen(
+    axes: Axes, chosen: Sequence[dict[str, Any]], cost: str, taken: list[Box], crossed: Sequence[Box]
+) -> None:
+    """Names the budgets beside what they chose, and away from what others chose."""
     places = [tuple(axes.transData.transform((row[cost], row["val"]))) for row in chosen]
+    frame = _frame(axes)
     for row, (x, y) in zip(chosen, places, strict=True):
         others = [(u - 30, v - 22, u + 30, v + 22) for u, v in places if (u, v) != (x, y)]
         text = textwrap.fill(str(row["names"]), 26)
@@ -178,21 +197,6 @@ def _label_panel(axes: Axes, run: Run, target: str, cost: str, first: bool) -> N
         box = choose_box(surround(x, y, *size, frame), taken, [*crossed, *others], frame)
         _write(axes, text, box, (x, y), fontsize=10, color=ACCENT, weight="bold")
         taken.append(box)
-    teacher = find_teacher_score(run)
-    if first and teacher is not None:
-        text = f"teacher {say_score(run.score, teacher[1])}" + ("" if teacher[0] == "val" else " (test)")
-        _label_level(axes, text, teacher[1], INK, taken, crossed)
-    for limit, names in _group_limits(run, target, "score").items() if first else ():
-        _label_level(
-            axes,
-            f"{names} {'≥' if run.higher_is_better else '≤'} {say_score(run.score, limit)}",
-            limit,
-            LIMIT,
-            taken,
-            crossed,
-        )
-    for limit, names in _group_limits(run, target, cost).items():
-        _label_limit(axes, f"{names} ≤ {limit:.6g} {UNITS.get(cost, '')}".strip(), limit, taken, crossed)
 
 
 def _frame(axes: Axes) -> Box:
@@ -273,5 +277,8 @@ def _write(axes: Axes, text: str, box: Box, named: tuple[float, float] | None, *
 
 def _annotate(axes: Axes, text: str, corner: tuple[float, float], **looks: Any) -> Annotation:
     """Text with its lower left corner at these pixels, kept as a share of the axes: right at any resolution."""
+    ground = {"boxstyle": "square,pad=0.05", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75}
     across, up = axes.transAxes.inverted().transform(corner)
-    return axes.annotate(text, (across, up), xycoords="axes fraction", ha="left", va="bottom", zorder=7, **looks)
+    return axes.annotate(
+        text, (across, up), xycoords="axes fraction", ha="left", va="bottom", zorder=7, bbox=ground, **looks
+    )

@@ -118,7 +118,7 @@ def draw_gaps(run: Run, gaps: Sequence[tuple[str, float, float, float, str]]) ->
     """Distilled - labels alone per student: (name, value, low, high, verdict), one line each, 0 marked."""
     scale = 100 if run.score in SHARES else 1
     with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        figure = Figure(figsize=(8.6, 0.8 + 0.42 * len(gaps)), layout="constrained")
+        figure = Figure(figsize=(10.4, 0.8 + 0.42 * len(gaps)), layout="constrained")
         axes = figure.add_subplot()
         for line, (_, value, low, high, verdict) in enumerate(reversed(gaps)):
             colour, mark = VERDICTS.get(verdict, (MUTED, "o"))
@@ -149,7 +149,7 @@ def draw_trials(run: Run, cost: str) -> Figure | None:
     if not known.any():
         return None
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 3.2), layout="constrained")
+        figure = Figure(figsize=(10.4, 3.2), layout="constrained")
         axes = figure.add_subplot()
         axes.set_xscale("log")
         for state, part in trials[known].groupby(trials["state"].astype(str).str.lower()):

@@ -210,7 +210,7 @@ def show_control(run: Run) -> Section | None:
             "Verdict": c["verdict"],
             f"Gain{_unit(run)}": say_gap(run.score, (c.get("difference") or {}).get("value"), True),
             "95 %": say_range(run.score, c.get("difference") or {}),
-            "Could have shown": say_gap(run.score, c.get("detectable")),
+            f"Could have shown{_unit(run)}": say_gap(run.score, c.get("detectable")).removesuffix(" points"),
             "Seeds": str(count_seeds(run.budgets[n])),
         }
         for n, c in controls.items()
@@ -280,10 +280,9 @@ def _find_gain(run: Run, name: str, truth: np.ndarray, ours: np.ndarray, theirs:
     if run.score in SCORES:
         gap = difference(SCORES[run.score], truth, [ours], [theirs])
         return {"value": gap.value, "low": gap.low, "high": gap.high}
-    ends = [(known.get("test") or {}).get("value") for known in (run.budgets[name], run.family.get("teacher", {}))]
-    if None in ends:
-        return None
-    return {"value": (ends[0] - ends[1]) * (1 if run.higher_is_better else -1)}
+    told = (run.budgets[name], run.family.get("teacher", {}))
+    ends = [float(value) for known in told if (value := (known.get("test") or {}).get("value")) is not None]
+    return {"value": (ends[0] - ends[1]) * (1 if run.higher_is_better else -1)} if len(ends) == 2 else None
 
 
 def _say_gain(score: str, gain: Mapping[str, Any]) -> str:
@@ -467,18 +466,20 @@ def _tabulate_dropped(run: Run) -> Table | None:
             why = _find_reason(run, target, row, cost) if i in best else _find_better(run, rows, row, cost)
             lines.append(
                 {
-                    "Student": str(row["id"])[:8],
+                    "Student": f"{str(row['id'])[:8]}\n{_say_params(row.get('params'))}",
                     "Precision": row["precision"],
                     "Target": target,
-                    "Dimensions": _say_params(row.get("params")),
                     "Validation": say_score(run.score, row["val"]),
-                    f"{name_quantity(cost).capitalize()}": say_cost(cost, row[cost]),
+                    f"{name_quantity(cost).capitalize()}, {UNITS[cost]}": say_number(row[cost]),
                     "Dropped because": why,
                 }
             )
     caption = "Finalists that were trained in full and that no budget chose."
+    if not lines:
+        return None
     frame = pd.DataFrame(lines)
-    return Table("dropped", frame.head(MOST_ROWS), caption, frame) if lines else None
+    raw = frame.assign(Student=frame["Student"].str.replace("\n", ", "))
+    return Table("dropped", frame.head(MOST_ROWS), caption, raw)
 
 
 def _find_reason(run: Run, target: str, row: pd.Series, cost: str) -> str:
@@ -487,10 +488,10 @@ def _find_reason(run: Run, target: str, row: pd.Series, cost: str) -> str:
     kept = [(label, find_record(run, n) or {}) for n, label in _distinct(run).items() if find_target(run, n) == target]
     less = [(label, r) for label, r in kept if pd.notna(r.get(cost, np.nan)) and r[cost] <= row[cost]]
     if not less:
-        return "cheaper than what was chosen, and worse by more than chance or than a budget allows"
+        return "cheaper than any that was chosen, but shown to be worse, or below the score asked for"
     label, best = max(less, key=lambda one: sign * one[1]["val"])
     lead = say_gap(run.score, abs(row["val"] - best["val"]))
-    return f"costs more than {label}; breaks a limit, or its lead of {lead} is within chance"
+    return f"costs more than {label}; breaks a limit, or its lead of {lead} is not shown"
 
 
 def _find_better(run: Run, rows: pd.DataFrame, row: pd.Series, cost: str) -> str:
@@ -639,7 +640,7 @@ def _say_any(value: Any) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "–"
     if isinstance(value, float):
-        return f"{value:.4g}".replace("-", "−")
+        return f"{value:.3g}".replace("-", "−")
     return ", ".join(map(_say_any, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
