@@ -45,6 +45,8 @@ def draw_report(run: Path) -> Path:
         drawn=datetime.now(UTC).strftime("%d %B %Y"),
     )
     tables.records.to_csv(folder / "records.csv", index=False)
+    if len(tables.trials):
+        tables.trials.to_csv(folder / "trials.csv", index=False)
     _write(folder / "summary.md", _write_summary(tables, cards))
     _write(folder / "index.html", page)
     return folder / "index.html"
@@ -101,7 +103,7 @@ def _measure_use(run: Run, quantity: str, entry: Mapping[str, Any]) -> dict[str,
     measured, asked = say_limit(run, quantity, entry["measured"]), say_limit(run, quantity, limit, exact=True)
     said = f"{measured} of {asked}"
     if quantity == "score":
-        said = f"{measured} on validation data, {'at least' if at_least else 'at most'} {asked} asked"
+        said = f"{measured} on validation, {'≥' if at_least else '≤'} {asked}"
     return {
         "name": name_quantity(run.score if quantity == "score" else quantity),
         "said": said,
@@ -156,9 +158,7 @@ def _render_block(block: Any, folder: Path) -> dict[str, Any]:
             return {"kind": "facts", "facts": facts}
         case Items(items):
             return {"kind": "items", "items": items}
-        case Picture(name, figure, alt, caption, raw):
-            if raw is not None:
-                raw.to_csv(folder / f"{name}.csv", index=False)
+        case Picture(name, figure, alt, caption):
             svg = Markup(save_figure(figure, folder, name))  # our own drawing; matplotlib escapes its text
             return {"kind": "picture", "svg": svg, "alt": alt, "caption": caption, "name": name}
         case Table(name, frame, caption, raw):

@@ -64,13 +64,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """Goes to NAME.png and NAME.svg, with `raw`, if any, to NAME.csv; `alt` says what it shows."""
+    """Goes to NAME.png and NAME.svg; `alt` says what it shows."""
 
     name: str
     figure: Figure
     alt: str
     caption: str = ""
-    raw: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -397,7 +396,7 @@ def show_tried(run: Run) -> Section | None:
         if figure is not None:
             alt = f"{len(run.trials)} trials of the search, by cost, against the score of a short run."
             caption = "What the search looked at. Short runs rank, they do not judge. Every trial is in trials.csv."
-            blocks.append(Picture("trials", figure, alt, caption, run.trials))
+            blocks.append(Picture("trials", figure, alt, caption))
     if search:
         blocks.append(Facts(_summarise(search)))
     blocks += [_tabulate_bakeoff(run)] if run.family.get("bakeoff") else []
@@ -488,7 +487,7 @@ def _find_reason(run: Run, target: str, row: pd.Series, cost: str) -> str:
     kept = [(label, find_record(run, n) or {}) for n, label in _distinct(run).items() if find_target(run, n) == target]
     less = [(label, r) for label, r in kept if pd.notna(r.get(cost, np.nan)) and r[cost] <= row[cost]]
     if not less:
-        return "cheaper than any that was chosen, but shown to be worse, or below the score asked for"
+        return "cheaper than any chosen; shown to be worse than the best, or breaks a limit"
     label, best = max(less, key=lambda one: sign * one[1]["val"])
     lead = say_gap(run.score, abs(row["val"] - best["val"]))
     return f"costs more than {label}; breaks a limit, or its lead of {lead} is not shown"
