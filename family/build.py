@@ -11,7 +11,7 @@ from typing import Any
 from family.candidates import open_benches
 from family.controls import train_controls
 from family.errors import mistake
-from family.finals import choose_students, finalist_rows, finish, measure_finalist, pick_finalists
+from family.finals import choose_students, finalist_rows, finish, measure_finalists, pick_finalists
 from family.forecast import forecast
 from family.job import Job, Show, open_job
 from family.recipe import find_recipe
@@ -57,7 +57,7 @@ def build_family(job: Job) -> Outcome:
         for params in finalists.values():
             finish(job, params, recipe.student)
         job.show(f"finals: measuring {len(finalists)} students, nothing else running")
-        measured = {i: measure_finalist(job, p, recipe.student, benches) for i, p in finalists.items()}
+        measured = measure_finalists(job, finalists, recipe.student, benches)
     rows = finalist_rows(job, finalists, recipe.student, measured)
     choices = choose_students(job, rows, finalists, recipe.student)
     chosen = {c.id: finalists[c.id] for c in choices.values() if c.status == "kept" and c.id is not None}
@@ -71,9 +71,11 @@ def build_family(job: Job) -> Outcome:
 
 
 def score_teacher(job: Job) -> None:
-    """Say how good the teacher is on validation data; near chance, the run stops here."""
+    """Say how good the teacher is on validation data, also on augmented views; near chance, the run stops here."""
     found = teacher_score(job.teacher, job.task, job.teacher_outputs("val"))
-    job.show(f"teacher: val {job.task.score.name} {found.value:.4f} ({found.low:.4f} to {found.high:.4f})")
+    said = f"teacher: val {job.task.score.name} {found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
+    augmented = job.augmented_score()
+    job.show(said if augmented is None else f"{said}, {augmented:.4f} on augmented views of the same rows")
 
 
 def warn_of_what_is_not_there(spec: Spec, show: Show) -> None:

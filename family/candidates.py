@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from benchmark import Bench, measure_memory, measure_size, measurement_to_dict
+from benchmark import Bench, host_fingerprint, measure_memory, measure_size, measurement_to_dict
 from export import merge_front, quantise, to_onnx
 from family import spaces
 from family.job import Job, limits_of
@@ -36,8 +36,7 @@ def export_graphs(job: Job, module: nn.Module, folder: Path, calibration_rows: i
     """Write `folder/<precision>/model.onnx` with its front, and `body.onnx` without, for every precision."""
     fp32 = folder / "fp32" / "body.onnx"
     fp32.parent.mkdir(parents=True, exist_ok=True)
-    opset = 18 if job.spec.export.opset == "auto" else job.spec.export.opset
-    write_beside(fp32, lambda beside: to_onnx(module, job.task.body, beside, opset))
+    write_beside(fp32, lambda beside: to_onnx(module, job.task.body, beside, opset(job)))
     graphs = {}
     for precision in job.precisions:
         body = folder / precision / "body.onnx"
@@ -46,6 +45,10 @@ def export_graphs(job: Job, module: nn.Module, folder: Path, calibration_rows: i
         graphs[precision] = body.with_name("model.onnx")
         write_beside(graphs[precision], partial(merge_front, body, job.task.front))
     return graphs
+
+
+def opset(job: Job) -> int:
+    return 18 if job.spec.export.opset == "auto" else job.spec.export.opset
 
 
 def quantise_into(source: Path, precision: str, calibration: Sequence[dict[str, np.ndarray]], path: Path) -> None:
@@ -68,7 +71,7 @@ def calibration_feeds(job: Job, rows: int) -> list[dict[str, np.ndarray]]:
 
 def write_feeds(job: Job) -> Path:
     """One validation row, raw and as the front gives it: the same inputs for every measurement of this run."""
-    path = job.folder / "measuring" / "feeds.npz"
+    path = job.folder / "measuring" / f"feeds-{content_id(job.task.fingerprint, str(job.task.front))}.npz"
     if not path.exists():
         row = np.array([0])
         body = zip((spec.name for spec in job.task.body.inputs), job.task.inputs("val", row, 0), strict=True)
@@ -103,7 +106,8 @@ def remember_ladder(kept: Path, job: Job, name: str, references: Sequence[Path],
         with Bench(job.targets[name], references, feeds) as bench:
             return bench.ladder()
 
-    return remember(kept, [job.student_id, job.precisions, str(job.targets[name])], measure)
+    inputs = [job.student_id, job.precisions, opset(job), str(job.targets[name]), host_fingerprint()]
+    return remember(kept, inputs, measure)
 
 
 def write_references(job: Job) -> list[Path]:
@@ -124,7 +128,7 @@ def untrained_graphs(job: Job, params: Params) -> dict[str, Path]:
         graphs = export_graphs(job, module, folder, calibration_rows=16)
         return {precision: str(path.relative_to(job.folder)) for precision, path in graphs.items()}
 
-    kept = remember(folder / "graphs.json", [job.student_id, dict(params), job.precisions], work)
+    kept = remember(folder / "graphs.json", [job.student_id, dict(params), job.precisions, opset(job)], work)
     return {precision: job.folder / path for precision, path in kept.items()}
 
 
@@ -140,19 +144,27 @@ def measure_untrained(job: Job, params: Params, benches: Mapping[str, Bench]) ->
         costs = {name: measure_quickly(job, name, graphs, benches[name]) for name in benches}
         return {"costs": costs, "export_s": exported - start, "measure_s": time.monotonic() - exported}
 
-    inputs = [job.student_id, dict(params), job.precisions, {n: str(job.targets[n]) for n in benches}]
+    measured = {name: [str(job.targets[name]), *extra_quantities(job, name)] for name in benches}
+    inputs = [job.student_id, dict(params), job.precisions, opset(job), measured, host_fingerprint()]
     return dict(remember(folder / "measurements" / "untrained.json", inputs, work))
+
+
+def extra_quantities(job: Job, target: str) -> list[str]:
+    """What the target's budgets ask for beside size and latency, which every candidate is measured for."""
+    budgets = [b for b in job.spec.budgets.values() if b.target == target]
+    asked = {q for b in budgets for q in (*limits_of(b), b.cheapest_by) if q}
+    return sorted(asked & {"latency_p95_ms", "memory_mb"})
 
 
 def measure_quickly(job: Job, target: str, graphs: Mapping[str, Path], bench: Bench) -> dict[str, Any]:
     """Size, paired latency, and memory where a budget limits it, per precision."""
-    limited = {q for b in job.spec.budgets.values() if b.target == target for q in limits_of(b)}
+    extra = extra_quantities(job, target)
     costs: dict[str, Any] = {}
     for precision, path in graphs.items():
         figures = [measure_size(path, job.targets[target]), bench.paired(path, PAIRED_SECONDS)]
-        if "latency_p95_ms" in limited:
+        if "latency_p95_ms" in extra:
             figures += bench.direct(path, PAIRED_SECONDS)
-        if "memory_mb" in limited:
+        if "memory_mb" in extra:
             figures.append(measure_memory(path, job.targets[target], write_feeds(job)))
         costs[precision] = {figure.quantity: measurement_to_dict(figure) for figure in figures}
     return costs
@@ -172,8 +184,13 @@ def violation(job: Job, costs: Mapping[str, Any]) -> float:
     return min(violations, default=0.0)
 
 
-def limits_and_figures(job: Job, costs: Mapping[str, Any]) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:
+def limits_and_figures(
+    job: Job, costs: Mapping[str, Any], target: str | None = None
+) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:
+    """Each budget's cost limits beside what each precision takes there; of one target, or of all."""
     for budget in job.spec.budgets.values():
+        if target not in (None, budget.target):
+            continue
         limits = {q: v for q, v in limits_of(budget).items() if q != "score"}
         for figures in costs.get(budget.target, {}).values():
             yield limits, figures

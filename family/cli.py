@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from family.errors import Mistakes, RunFailed, RunInUse
 from family.suggest import did_you_mean
@@ -77,7 +79,10 @@ def keep_traceback(problem: Exception, folder: Path) -> Path | None:
 
 
 def build_command(arguments: Sequence[str]) -> int:
-    if arguments and not arguments[0].startswith("-"):
+    if not arguments:
+        say(FIRST_STEPS)
+        return 2
+    if not arguments[0].startswith("-"):
         return explain_command(arguments[0])
     options = build_parser().parse_args(arguments)
     run: Path | None = options.run
@@ -88,9 +93,7 @@ def build_command(arguments: Sequence[str]) -> int:
         search = {k: v for k in ("workers", "storage") if (v := getattr(options, k)) is not None}
         spec = spec.model_copy(update={"search": spec.search.model_copy(update=search)})
         run = run or Path("runs") / spec.name
-        from family.build import build
-
-        outcome = build(spec, run=options.run, dry_run=options.dry_run, show=keep_quiet if options.quiet else say)
+        outcome = build_and_show(spec, options)
     except Mistakes as problem:
         return tell_mistakes(problem, options.budgets, options.json)
     except (RunInUse, RunFailed, BrokenPipeError):
@@ -98,8 +101,57 @@ def build_command(arguments: Sequence[str]) -> int:
     except Exception as problem:  # noqa: BLE001  as in main, but the log belongs into the run folder
         say(explain_failure(problem, run or Path.cwd()))
         return 1
-    print(json.dumps(dict(outcome.family), indent=1) if options.json else outcome.table, flush=True)
+    told = read_forecast(outcome.table) if options.dry_run else dict(outcome.family)
+    print(json.dumps(told, indent=1) if options.json else outcome.table, flush=True)
     return outcome.exit_code
+
+
+def build_and_show(spec: Any, options: argparse.Namespace) -> Any:
+    """The main job's outcome; says how it goes on, unless asked to be quiet."""
+    from family.build import build
+
+    if options.quiet:
+        return build(spec, run=options.run, dry_run=options.dry_run, show=keep_quiet)
+    from family.progress import Progress
+
+    with Progress(sys.stderr, spec.search.trials, spec.search.minutes, options.dry_run) as show:
+        return build(spec, run=options.run, dry_run=options.dry_run, show=show)
+
+
+MEASURED = re.compile(r"(?P<size>smallest|middle|largest) student \((?P<params>.*)\): (?P<budgets>.*)")
+FITTED = re.compile(r"(?P<name>.+?) (?:(?P<status>fits|skipped)|over by (?P<over>[\d.]+)%)")
+FORECAST = re.compile(
+    r"forecast: about (?P<minutes>\d+) minutes \((?P<trainings>\d+) trainings of (?P<steps>\d+) steps "
+    r"at (?P<step_ms>[\d.]+) ms\)"
+)
+
+
+def read_forecast(table: str) -> dict[str, Any]:
+    """The dry run's lines as data: each student's fit per budget (`over`: 0.4 is 40 % above the limit), and
+    `forecast` in minutes. A line that is none of these stands in `notes` as it is."""
+    told: dict[str, Any] = {"dry_run": True, "students": {}, "forecast": None, "notes": []}
+    for line in table.splitlines():
+        if found := MEASURED.fullmatch(line):
+            told["students"][found["size"]] = {
+                "params": found["params"],
+                "budgets": dict(map(read_fit, found["budgets"].split(", "))),
+            }
+        elif found := FORECAST.fullmatch(line):
+            told["forecast"] = {
+                name: float(value) if name == "step_ms" else int(value) for name, value in found.groupdict().items()
+            }
+        else:
+            told["notes"].append(line)
+    return told
+
+
+def read_fit(text: str) -> tuple[str, dict[str, Any]]:
+    found = FITTED.fullmatch(text)
+    if found is None:
+        return text, {"status": None}
+    if found["over"] is None:
+        return found["name"], {"status": found["status"]}
+    return found["name"], {"status": "over", "over": float(found["over"]) / 100}
 
 
 def keep_quiet(line: str) -> None:
@@ -132,6 +184,7 @@ def explain_command(name: str) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="build-family",
+        usage="build-family --budgets FILE [options]\n       build-family COMMAND [-h] ...",
         description="One teacher in, a Pareto family of small ONNX students out.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"other commands (build-family COMMAND --help):\n{list_commands()}\n\n{EXIT_CODES}",
@@ -153,6 +206,11 @@ def list_commands() -> str:
     return "\n".join(f"  {name:8}{(command.__doc__ or '').strip()}" for name, command in COMMANDS.items())
 
 
+FIRST_STEPS = (
+    "Nothing to do yet. With a budgets.yaml:  build-family --budgets budgets.yaml --dry-run\n"
+    "Without one:                             build-family init PATH-OF-YOUR-DATA --teacher YOUR-MODEL\n"
+    "Everything else:                         build-family --help"
+)
 EXIT_CODES = (
     "exit codes: 0 every budget has a student, 1 a failure of ours, 2 mistakes in the input,\n"
     "3 a budget is missed or skipped, 130 stopped by you (the same command goes on)"

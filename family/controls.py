@@ -54,7 +54,10 @@ def compare(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe)
     found = difference(job.task.score, truth, ours, theirs, groups)
     control = float(np.mean([job.task.score.fn(truth, outputs) for outputs in theirs]))
     student = float(np.mean([job.task.score.fn(truth, outputs) for outputs in ours]))
-    return {"difference": found, "control": control, "student": student, "seeds": [s.seed for s, _ in pairs]}
+    on_val = [outputs_of(job, params, control, precision, "val") for _, control in pairs]
+    val = float(np.mean([job.task.score.fn(job.task.labels("val"), outputs) for outputs in on_val]))
+    scores = {"control": control, "control_val": val, "student": student}
+    return {"difference": found, **scores, "seeds": [s.seed for s, _ in pairs]}
 
 
 def judge(

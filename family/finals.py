@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmark import Bench, can_answer, host_fingerprint, measure_memory, measure_size, measurement_to_dict
+from benchmark import (
+    Bench,
+    Measurement,
+    can_answer,
+    host_fingerprint,
+    measure_memory,
+    measure_size,
+    measurement_to_dict,
+)
 from family.candidates import measure_untrained, write_feeds
 from family.job import Job, limits_of
-from family.run_folder import remember
+from family.run_folder import recall, remember
 from family.search import Searched
 from family.students import export_trained, outputs_of, train_candidate, trained_folder
 from family.types import Training
 from reports import Choice, choose, score_interval
 
-NEAR = 1.1  # a candidate this close over a limit may still keep it when measured afresh
+Trial = dict[str, Any]
+
+NEAR = {"size_kb": 1.01}  # what was a little over a limit in search may keep it when measured afresh,
+NEAR_NOISY = 1.1  # timed quantities more so
+ROOM = 0.9  # and who stays this far below it hardly ever breaks it
 PER_BUDGET = 4
 
 
 def pick_finalists(job: Job, searched: Searched, benches: Mapping[str, Bench]) -> dict[str, dict[str, Any]]:
-    """`{id: params}` of what a budget could choose: its best on val, and the cheapest that come close."""
+    """`{id: params}` of what a budget could choose; where nothing comes close, what breaks its limits least."""
     done = {t["id"]: t for t in searched.trials if t["state"] == "complete"}
     higher = job.task.score.higher_is_better
     ranked = sorted(done.values(), key=lambda t: -t["val"] if higher else t["val"])
@@ -30,33 +44,53 @@ def pick_finalists(job: Job, searched: Searched, benches: Mapping[str, Bench]) -
     for budget in job.spec.budgets.values():
         if budget.target not in benches:
             continue
-        fitting = [t for t in ranked if fits(job, t["params"], budget, benches)] or ranked[:1]
-        for trial in (*fitting[:PER_BUDGET], *cheapest_close(job, fitting, budget.target, benches)):
+        fitting = [t for t in ranked if excess(job, t["params"], budget, benches, near=True) <= 0]
+        for trial in contenders(job, fitting, budget, benches) or nearest(job, searched, budget, benches):
             finalists[trial["id"]] = trial["params"]
     return finalists
 
 
-def fits(job: Job, params: Mapping[str, Any], budget: Any, benches: Mapping[str, Bench]) -> bool:
-    """Whether some precision keeps the budget's cost limits, or nearly, by the search's own measurements."""
-    limits = {q: v for q, v in limits_of(budget).items() if q != "score"}
-    figures = measure_untrained(job, params, benches)["costs"][budget.target]
-    return any(all(f[q]["value"] <= v * NEAR for q, v in limits.items()) for f in figures.values())
-
-
-def cheapest_close(
-    job: Job, fitting: list[dict[str, Any]], target: str, benches: Mapping[str, Bench]
-) -> list[dict[str, Any]]:
-    """Up to three of the cheapest whose val score lies within the noise of the best."""
+def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:
+    """The best on val, one with room to spare, and the cheapest that come close; with a limit on the score, the
+    best and the cheapest that reach it. `fitting`: trials that keep the costs' limits or nearly, best first."""
+    if not fitting:
+        return []
+    cheap = sorted(fitting, key=lambda t: cheapness(job, t, budget, benches))
+    rows, grouped = job.task.rows("val"), job.task.groups("val") is not None
+    sign = 1 if job.task.score.higher_is_better else -1
+    if budget.score is not None:
+        sure = [t for t in cheap if sign * (t["val"] - budget.score) >= noise_of(t["val"], rows, grouped)]
+        bare = [t for t in cheap if sign * (t["val"] - budget.score) >= 0]
+        return [fitting[0], *sure[:3], *bare[:2]]
     best = fitting[0]["val"]
-    width = noise_of(best, job.task.rows("val"), job.task.groups("val") is not None)
-    close = [t for t in fitting if abs(t["val"] - best) <= width]
-    cost = job.spec.main_cost(target)
+    close = [t for t in cheap if abs(t["val"] - best) <= noise_of(best, rows, grouped)]
+    roomy = [t for t in fitting if excess(job, t["params"], budget, benches) <= ROOM - 1]
+    return [*fitting[:PER_BUDGET], *roomy[:1], *close[:3]]
 
-    def cheapness(trial: dict[str, Any]) -> float:
-        figures = measure_untrained(job, trial["params"], benches)["costs"][target]
-        return float(min(f[cost]["value"] for f in figures.values()))
 
-    return sorted(close, key=cheapness)[:3]
+def nearest(job: Job, searched: Searched, budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:
+    """Of all that was measured, trained or not, the one that breaks the budget's cost limits least."""
+    measured = [t for t in searched.trials if t["state"] in ("complete", "pruned")]
+    return sorted(measured, key=lambda t: (excess(job, t["params"], budget, benches), t["number"]))[:1]
+
+
+def excess(job: Job, params: Mapping[str, Any], budget: Any, benches: Mapping[str, Bench], near: bool = False) -> float:
+    """The least, over precisions, of the greatest `measured / limit - 1` of the budget's cost limits, by the
+    search's own measurements; `near`: with limits as much wider as a fresh measurement may differ."""
+    limits = {q: v for q, v in limits_of(budget).items() if q != "score"}
+    wider = {q: NEAR.get(q, NEAR_NOISY) if near else 1.0 for q in limits}
+    figures = measure_untrained(job, params, benches)["costs"][budget.target]
+    over = [
+        max((f[q]["value"] / (v * wider[q]) - 1 for q, v in limits.items()), default=-1.0) for f in figures.values()
+    ]
+    return min(over)
+
+
+def cheapness(job: Job, trial: Trial, budget: Any, benches: Mapping[str, Bench]) -> float:
+    """By the cost that decides between equals, at the cheapest precision."""
+    cost = budget.cheapest_by or job.spec.main_cost(budget.target)
+    figures = measure_untrained(job, trial["params"], benches)["costs"][budget.target]
+    return float(min(f[cost]["value"] for f in figures.values()))
 
 
 def noise_of(value: float, rows: int, grouped: bool) -> float:
@@ -74,28 +108,62 @@ def finish(job: Job, params: Mapping[str, Any], recipe: Training) -> None:
         outputs_of(job, params, recipe, precision, "val")
 
 
-def measure_finalist(
-    job: Job, params: Mapping[str, Any], recipe: Training, benches: Mapping[str, Bench]
-) -> dict[str, Any]:
-    """`{target: {precision: {quantity: measurement}}}` of the trained files, with nothing else running."""
-    folder = trained_folder(job, params, recipe)
-    artifacts = export_trained(job, params, recipe)
+def measure_finalists(
+    job: Job, finalists: Mapping[str, Mapping[str, Any]], recipe: Training, benches: Mapping[str, Bench]
+) -> dict[str, dict[str, Any]]:
+    """`{id: {target: {precision: {quantity: measurement}}}}` of the trained files, with nothing else running.
 
-    def work() -> dict[str, Any]:
-        return {
-            name: {p: measure_file(job, name, folder / p / "model.onnx", benches[name]) for p in artifacts}
-            for name in benches
+    Those of a file are written once and never retaken on the same host; what is new is timed together, in the
+    same fresh processes.
+    """
+    measured, new = {}, {}
+    for identity, params in finalists.items():
+        path, inputs = measuring_inputs(job, params, recipe, benches)
+        kept = recall(path, inputs)
+        if kept is None:
+            new[identity] = params
+        else:
+            measured[identity] = kept
+    latencies = {name: time_afresh(job, new, recipe, name, bench) for name, bench in benches.items()}
+    for identity, params in new.items():
+        path, inputs = measuring_inputs(job, params, recipe, benches)
+        figures = {
+            name: {
+                precision: measure_file(job, name, path.parent / precision / "model.onnx", bench, latencies[name])
+                for precision in job.precisions
+            }
+            for name, bench in benches.items()
         }
-
-    hashes = {p: a["sha256"] for p, a in artifacts.items()}
-    inputs = [hashes, {n: str(job.targets[n]) for n in benches}]
-    return dict(remember(folder / "measurements.json", inputs, work))
+        measured[identity] = remember(path, inputs, partial(dict, figures))
+    return measured
 
 
-def measure_file(job: Job, target: str, path: Any, bench: Bench) -> dict[str, Any]:
+def measuring_inputs(
+    job: Job, params: Mapping[str, Any], recipe: Training, benches: Mapping[str, Bench]
+) -> tuple[Path, list[Any]]:
+    """Where a finalist's measurements are kept, and what they depend on: its files, the targets, the host."""
+    hashes = {p: a["sha256"] for p, a in export_trained(job, params, recipe).items()}
+    targets = {name: str(job.targets[name]) for name in benches}
+    return trained_folder(job, params, recipe) / "measurements.json", [hashes, targets, host_fingerprint()]
+
+
+def time_afresh(
+    job: Job, finalists: Mapping[str, Mapping[str, Any]], recipe: Training, target: str, bench: Bench
+) -> dict[Path, Measurement]:
+    """Latency of every file of these students, timed together."""
+    if "latency_ms" not in can_answer(job.targets[target]):
+        return {}
+    folders = [trained_folder(job, params, recipe) for params in finalists.values()]
+    paths = [folder / precision / "model.onnx" for folder in folders for precision in job.precisions]
+    return dict(zip(paths, bench.paired_afresh(paths), strict=True)) if paths else {}
+
+
+def measure_file(
+    job: Job, target: str, path: Path, bench: Bench, latencies: Mapping[Path, Measurement]
+) -> dict[str, Any]:
     figures = [measure_size(path, job.targets[target])]
-    if "latency_ms" in can_answer(job.targets[target]):
-        figures += [bench.paired(path, 0.5), *bench.direct(path, 0.5)]
+    if path in latencies:
+        figures += [latencies[path], *bench.direct(path, 0.5)]
         figures.append(measure_memory(path, job.targets[target], write_feeds(job)))
     kept = {figure.quantity: measurement_to_dict(figure) for figure in figures}
     if "latency_ms" in kept:  # the same student fed with what its front would give

@@ -78,9 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def write(options: argparse.Namespace) -> int:
     out: Path = options.out
-    check_out(out, options.force)
     data = options.path or find_data(Path())
     found = look_at(data, options.task, options.label)
+    check_out(out, options.force)
     teacher = choose_teacher(options.teacher, data)
     text = compose(found, place(data, out), place(teacher, out) if teacher else None)
     try:
@@ -94,7 +94,15 @@ def write(options: argparse.Namespace) -> int:
 
 def say_next(out: Path, teacher: str | None) -> str:
     command = f"build-family --budgets {out} --dry-run"
-    return command if teacher else f"name your teacher in it, then {command}"
+    if teacher:
+        return command
+    models = list_models()
+    here = f" (here lie {', '.join(models[:6])})" if models else ""
+    return f"name your teacher in it{here}, then {command}"
+
+
+def list_models() -> list[str]:
+    return [p.name for ending in ("*.onnx", "*.pt2") for p in sorted(Path().glob(ending))]
 
 
 def check_out(out: Path, force: bool) -> None:
@@ -135,7 +143,7 @@ def find_images(folder: Path) -> Any:
 def choose_teacher(given: str | None, data: str) -> str | None:
     """What was given, when it is there; else digits for digits, or the one model that lies here."""
     if given is None:
-        models = [p.name for ending in ("*.onnx", "*.pt2") for p in sorted(Path().glob(ending))]
+        models = list_models()
         return "digits" if data == "digits" else models[0] if len(models) == 1 else None
     file = given.rpartition(":")[0] if ".py:" in given else given
     if given != "digits" and not Path(file).exists():
@@ -163,6 +171,8 @@ def look_at(data: str, task: str | None, label: str | None) -> Findings:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise mistake("PATH", f"{data} is not there (looked for {path.resolve()}).{did_you_mean(path.name, beside)}")
     if path.is_dir() and not is_hugging_face(path):
+        if label is not None:
+            raise mistake("--label", f"is not for class folders: the folders' names are the labels. Got {label!r}.")
         return look_at_folder(path, task)
     if path.is_file() and path.suffix not in TABLES:
         raise mistake("PATH", f"must be {FORMATS}. Got {data}.")
@@ -385,7 +395,8 @@ def write_data(found: Findings, data: str) -> list[str]:
 
 
 PREPROCESS = [
-    "  # what pixels, scaled to 0..1, go through before it; without this it gets what the students get",
+    "  # what it was trained on: pixels scaled to 0..1, then (p - mean) / std. Without this it gets what the",
+    "  # students get, which is wrong for a model that was trained on normalised pixels. Leave out what it needs not.",
     "  # preprocess: {size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225],",
     "  #              layout: nchw, channels: rgb}",
 ]
@@ -396,7 +407,7 @@ def write_teacher(teacher: str | None, task: str) -> list[str]:
         return ["teacher: digits           # trained by the first run, then kept"]
     more = [
         "  gives: auto              # logits | probabilities | auto",
-        "  # classes: classes.txt   # the order of its outputs, where it is not the data's",
+        "  # classes: classes.txt   # a text file, one class a line: its outputs' order, where it is not the data's",
         *(PREPROCESS if task == "images" else []),
     ]
     if teacher is None:

@@ -12,9 +12,11 @@ import numpy as np
 
 from benchmark import Target, resolve_target, unavailable
 from family import spaces
+from family.errors import Mistake, Mistakes
 from family.run_folder import content_id
 from family.soft_targets import SoftTargets, open_store, score_outputs
 from family.spec import Spec
+from family.spec_checks import check_score_limit
 from family.tasks import DataOptions, open_task
 from family.teachers import TeacherOptions, check_teacher, open_teacher
 from family.train import pick_device
@@ -47,8 +49,10 @@ class Job:
         """Stands for the space and for what its students take and give."""
         return content_id(
             self.space.name,
+            self.space.fingerprint,
             {k: str(v) for k, v in self.space.dims.items()},
             str(self.task.body),
+            str(self.task.front),
             self.spec.seed,
         )
 
@@ -66,6 +70,14 @@ class Job:
         views = min(self.spec.distill.views, self.task.views, self.teacher.views or self.task.views)
         return open_store(self.teacher, self.task, views, self.cache / "soft-targets")
 
+    def augmented_score(self) -> float | None:
+        """The teacher's score on one augmented view of val; None where there is none. Far below its clean score,
+        its soft targets on such views are worth little."""
+        if min(self.spec.distill.views, self.task.views, self.teacher.views or self.task.views) == 1:
+            return None
+        outputs = score_outputs(self.teacher, self.task, "val", self.cache / "soft-targets", view=1)
+        return float(self.task.score.fn(self.task.labels("val"), outputs))
+
     def teacher_outputs(self, split: Any) -> np.ndarray:
         return score_outputs(self.teacher, self.task, split, self.cache / "soft-targets")
 
@@ -80,11 +92,34 @@ def open_job(spec: Spec, folder: Path, cache: Path, show: Show) -> Job:
     space = spaces.open_space(spec.students.space, spec.students.dims, spec.folder, task)
     if loaded := spaces.find_loaded(space, task):
         show(f"note: {len(loaded)} pretrained weights of {space.name} are kept, in students and controls alike")
+    if spec.distill.views > 1 and task.views == 1:
+        show(
+            f"note: {task.kind} rows here have one view each, since nothing augments them; "
+            f"distill.views {spec.distill.views} asks for more"
+        )
+    check_settings(spec, task, space)
     targets = {name: open_target(spec, name) for name in {b.target for b in spec.budgets.values()}}
     skipped = {name: why for name, target in targets.items() if (why := unavailable(target))}
     for name, why in skipped.items():
         show(f"target {name}: skipped, {why}")
     return Job(spec, folder, cache, task, teacher, space, targets, skipped, pick_device(spec.device), show)
+
+
+def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
+    """What only data and space can tell of the file's settings. Raises Mistakes, all at once."""
+    wrong = []
+    odd = [p for p in spec.export.precisions or () if p not in space.precisions]
+    if odd:
+        able = ", ".join(space.precisions)
+        wrong.append(Mistake("export.precisions", f"{', '.join(odd)} is not for {space.name}, which has {able}."))
+    if spec.export.max_flips is not None and task.kind != "classification":
+        wrong.append(Mistake("export.max_flips", f"counts changed classes; this data is for {task.kind}."))
+    if spec.export.max_flips is not None and "fp32" not in (spec.export.precisions or space.precisions):
+        wrong.append(Mistake("export.max_flips", "compares with fp32, which export.precisions leaves out."))
+    for name, budget in spec.budgets.items():
+        wrong += check_score_limit(f"budgets.{name}", budget.score, task.score.name)
+    if wrong:
+        raise Mistakes(wrong)
 
 
 def say_all(show: Show, notes: tuple[str, ...], warnings: tuple[str, ...]) -> None:
@@ -137,6 +172,7 @@ def teacher_options(spec: Spec) -> list[TeacherOptions]:
             classes=teacher.classes,
             licence=teacher.licence,
             origin=teacher.origin,
+            device=pick_device(spec.device),
         )
         for teacher in spec.teacher
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -157,3 +158,12 @@ class EncoderStudent(nn.Module):
         mean = x.mean(2) if mask is None else (x * mask).sum(2) / mask.sum(2).clamp(min=1)
         out: Tensor = self.head(mean)
         return out
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Stands for every weight and buffer, bit by bit."""
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return str(total.hexdigest()[:16])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from family import spaces, tune
 from family.job import Job
 from family.losses import check_loss, losses_for
 from family.run_folder import remember
+from family.students import load_trained, train_candidate
 from family.types import Training
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -32,18 +33,18 @@ class Recipe:
 def find_recipe(job: Job) -> Recipe:
     """Find the learning rates and the loss, once per teacher, data, space and settings."""
     asked = job.spec.distill.model_dump()
-    inputs = [job.student_id, job.task.fingerprint, job.teacher.fingerprint, asked, job.spec.seed]
+    inputs = [job.student_id, job.task.fingerprint, job.task.score.name, job.teacher.fingerprint, asked, job.spec.seed]
     kept = remember(job.folder / "recipe.json", inputs, lambda: bake(job))
     return Recipe(Training(**kept["student"]), Training(**kept["control"]), kept["bakeoff"], kept["learning_rates"])
 
 
 def bake(job: Job) -> dict[str, Any]:
     asked, store = job.spec.distill, job.soft_targets()
-    middle = builder(job, spaces.middle(job.space))
+    middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, job.spec.seed)
     base = Training(
         loss=first_loss(job),
         learning_rate=0.0,
-        steps=asked.steps if isinstance(asked.steps, int) else tune.auto_steps(middle(job.spec.seed), job.task),
+        steps=asked.steps if isinstance(asked.steps, int) else tune.auto_steps(middle, job.task),
         seed=job.spec.seed,
         temperature=asked.temperature if asked.temperature != "auto" else 4.0,
         views=store.views,
@@ -58,7 +59,13 @@ def bake(job: Job) -> dict[str, Any]:
         job.show("bake-off: which loss, on a middle student")
         temperatures = TEMPERATURES if asked.temperature == "auto" else ()
         student, table = tune.bake_off(
-            middle, job.task, store, student, losses_for(job.task.kind), control, temperatures
+            trainer(job, spaces.middle(job.space)),
+            job.task,
+            store,
+            student,
+            losses_for(job.task.kind),
+            control,
+            temperatures,
         )
         winner = next(row for row in table if row["loss"] == student.loss)
         job.show(f"bake-off: {student.loss} (val {winner['val']:.4f})")
@@ -79,12 +86,18 @@ def learning_rate(job: Job, base: Training) -> tuple[float, list[dict[str, Any]]
     given = job.spec.distill.learning_rate
     if given != "auto":
         return float(given), []
-    small, large = (builder(job, size(job.space)) for size in (spaces.smallest, spaces.largest))
+    small, large = (trainer(job, size(job.space)) for size in (spaces.smallest, spaces.largest))
     steps = max(20, base.steps // SHORT)
-    rate, tries = tune.find_learning_rate([small, large], job.task, job.soft_targets(), base, GRID, steps)
+    rate, tries = tune.find_learning_rate([small, large], job.task, base, GRID, steps)
     job.show(f"learning rate for {base.loss}: {rate:g} ({len(tries)} short runs)")
     return rate, tries
 
 
-def builder(job: Job, params: Mapping[str, Any]) -> Callable[[int], nn.Module]:
-    return lambda seed: spaces.build_student(job.space, params, job.task, seed)
+def trainer(job: Job, params: Mapping[str, Any]) -> tune.TrainOnce:
+    """Every short run is kept like any other training, so that an interrupted recipe goes on where it was."""
+
+    def train(training: Training) -> nn.Module:
+        train_candidate(job, params, training)
+        return load_trained(job, params, training)
+
+    return train

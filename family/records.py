@@ -18,11 +18,11 @@ from family import spaces
 from family.controls import compare, judge, paired_trainings, read_test
 from family.job import Job, limits_of
 from family.recipe import Recipe
-from family.run_folder import write_beside, write_json, write_table
+from family.run_folder import without_nan, write_beside, write_json, write_table
 from family.search import Searched
 from family.students import outputs_of, trained_folder
 from family.types import Split, Training
-from reports import Choice, Interval, frontier, score_interval
+from reports import Choice, Interval, difference, frontier, score_interval
 
 PACKAGES = (
     "torch",
@@ -84,7 +84,8 @@ def write_family(
         "format": 1,
         "name": job.spec.name,
         "score": {"name": job.task.score.name, "higher_is_better": job.task.score.higher_is_better},
-        "teacher": {s: as_dict(v) for s, v in teacher.items()} | {"cost": dict(job.teacher.cost)},
+        "teacher": {s: as_dict(v) for s, v in teacher.items()}
+        | {"val_augmented": job.augmented_score(), "cost": dict(job.teacher.cost)},
         "budgets": entries,
         "frontier": frontiers(job, rows),
         "targets": {n: {"main_cost": job.spec.main_cost(n), "unavailable": job.skipped.get(n)} for n in job.targets},
@@ -99,7 +100,7 @@ def write_family(
         "notes": [*job.task.notes, *job.teacher.notes],
         "warnings": list(job.task.warnings),
     }
-    write_json(job.folder / "family.json", family)
+    write_json(job.folder / "family.json", without_nan(family))
     return json.loads((job.folder / "family.json").read_text())  # type: ignore[no-any-return]
 
 
@@ -138,24 +139,10 @@ def write_records(
     finalists: Finalists,
 ) -> None:
     """One row per student × precision × target; controls and the teacher beside them."""
-    extra = []
+    extra: list[dict[Any, Any]] = []
     for (identity, precision), found in compared.items():
         same = rows[(rows["id"] == identity) & (rows["precision"] == precision)]
-        for row in same.to_dict("records"):
-            extra.append(
-                row
-                | {
-                    "role": "control",
-                    "finalist": False,
-                    "seed": None,
-                    "test": found["control"],
-                    "test_low": np.nan,
-                    "test_high": np.nan,
-                    "val": np.nan,
-                    "val_low": np.nan,
-                    "val_high": np.nan,
-                }
-            )
+        extra += [row | control_row(row, found) for row in same.to_dict("records")]
     val, test = teacher["val"], teacher["test"]
     extra.append(
         {
@@ -177,8 +164,21 @@ def write_records(
     write_beside(job.folder / "records.csv", lambda beside: table.to_csv(beside, index=False))
 
 
+def control_row(student: Mapping[Any, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from the student's row: its scores, means over the paired seeds. The costs are the student's,
+    whose architecture it shares, and say so."""
+    unknown = dict.fromkeys(("val_low", "val_high", "test_low", "test_high"), np.nan)
+    scores = {"role": "control", "finalist": False, "seed": None, "val": found["control_val"], "test": found["control"]}
+    return (
+        scores
+        | unknown
+        | {f"{q}_provenance": f"{student[f'{q}_provenance']}, of the student" for q in cost_names(student)}
+    )
+
+
 def write_predictions(job: Job, recipe: Recipe, chosen: set[tuple[str, str]], finalists: Finalists) -> None:
-    """Long table: split, row, model, precision, seed, truth, output; the chosen, their controls, the teacher."""
+    """Long table: split, row, model, precision, seed, truth, output, and group where rows come in groups; of the
+    chosen, their controls and the teacher."""
     tables = []
     for split in ("val", "test"):
         tables.append(prediction_rows(job, split, "teacher", "", -1, job.teacher_outputs(split)))
@@ -215,7 +215,7 @@ def write_test_rows(job: Job) -> None:
 
 
 def prediction_rows(job: Job, split: Split, model: str, precision: str, seed: int, outputs: np.ndarray) -> pd.DataFrame:
-    truth = job.task.labels(split)
+    truth, groups = job.task.labels(split), job.task.groups(split)
     return pd.DataFrame(
         {
             "split": split,
@@ -226,6 +226,7 @@ def prediction_rows(job: Job, split: Split, model: str, precision: str, seed: in
             "truth": list(truth) if truth.ndim > 1 else truth,
             "output": list(np.asarray(outputs, np.float32)),
         }
+        | ({} if groups is None else {"group": groups.astype(str)})
     )
 
 
@@ -258,7 +259,8 @@ def budget_entry(
     if choice is None:
         return base | {"status": "skipped", "reason": job.skipped.get(budget.target, "nothing was measured")}
     if choice.status != "kept":
-        return base | {"status": choice.status, "nearest": choice.nearest, "relax": choice.relax}
+        missed = {"nearest": choice.nearest, "relax": choice.relax, "limits": choice.limits}
+        return base | {"status": choice.status} | missed
     key = winner(choice)
     params = finalists[key[0]]
     here = (rows["id"] == key[0]) & (rows["precision"] == key[1]) & (rows["target"] == budget.target)
@@ -281,6 +283,7 @@ def budget_entry(
             "detectable": found["difference"].detectable,
             "verdict": verdicts[key],
         },
+        "against_teacher": as_dict(against_teacher(job, params, key[1], recipe)),
         "runner_up": choice.runner_up,
         "limits": measured_limits(row, limits_of(budget)),
         "costs": measured_limits(row, dict.fromkeys(cost_names(row))),
@@ -288,6 +291,13 @@ def budget_entry(
     }
     write_student_folder(job, name, entry, params, recipe.student)
     return entry
+
+
+def against_teacher(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe) -> Any:
+    """Student minus teacher on test, paired by rows."""
+    ours = outputs_of(job, params, recipe.student, precision, "test")
+    theirs = job.teacher_outputs("test")
+    return difference(job.task.score, job.task.labels("test"), [ours], [theirs], job.task.groups("test"))
 
 
 def cost_names(row: Mapping[str, Any]) -> list[str]:
@@ -362,14 +372,13 @@ def write_student_folder(
     """students/<budget>/: the file that was scored and measured, with all an app needs to use it."""
     path = trained_folder(job, params, training) / entry["precision"] / "model.onnx"
     golden = job.task.raw("val", np.arange(1 if job.task.ragged else min(4, job.task.rows("val"))))
-    teacher = job.spec.teacher[0]
     manifest = {
         "name": f"{job.spec.name}/{name}",
         "kind": job.task.kind,
         "classes": list(job.task.classes) if job.task.classes else None,
         "preprocessing": front_data(job.task.front) | dict(job.task.preprocessing),
         "params": dict(params),
-        "teacher": {"licence": teacher.licence, "origin": teacher.origin},
+        "teacher": {"licence": given_by(job, "licence"), "origin": given_by(job, "origin")},
         "score": {"name": job.task.score.name, "test": entry["test"], "val": entry["val"]},
         "limits": entry["limits"],
     }
@@ -380,6 +389,11 @@ def write_student_folder(
         golden,
         card(job, name, entry),
     )
+
+
+def given_by(job: Job, what: str) -> str | None:
+    """Licence or origin as given; of an ensemble all of them."""
+    return "; ".join(dict.fromkeys(said for t in job.spec.teacher if (said := getattr(t, what)))) or None
 
 
 def card(job: Job, name: str, entry: Mapping[str, Any]) -> str:
@@ -395,7 +409,7 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
 
 - {measure} on {job.task.rows("test")} held-out test rows: {test["value"]:.4f}
   (95 % interval {test["low"]:.4f} to {test["high"]:.4f})
-- against the same student trained on labels alone: {control["verdict"]}
+- against the same student trained on labels alone: {say_verdict(entry)}
   (difference {control["difference"]["value"]:+.4f}, smallest difference this test
   could have shown {control["detectable"]:.4f})
 {limits}
@@ -409,11 +423,12 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
 
 
 def summary_table(family: Mapping[str, Any]) -> str:
-    """The family as a text table, a row per budget."""
-    rows = []
+    """The family as a text table, a row per budget; below it what was missed or skipped, and what would help."""
+    rows, open_ends = [], []
     for name, entry in family["budgets"].items():
         if entry["status"] != "kept":
             rows.append({"budget": name, "status": entry["status"]})
+            open_ends.append(f"{name}: {entry['status']}, {say_way_out(entry)}")
             continue
         test, costs = entry["test"], entry["costs"]
         rows.append(
@@ -424,7 +439,29 @@ def summary_table(family: Mapping[str, Any]) -> str:
                 f"test {family['score']['name']}": f"{test['value']:.4f} ({test['low']:.4f} to {test['high']:.4f})",
                 "size_kb": f"{costs['size_kb']['measured']:.1f}" if "size_kb" in costs else "",
                 "latency_ms": f"{costs['latency_ms']['measured']:.4f}" if "latency_ms" in costs else "",
-                "against labels alone": entry["control"]["verdict"],
+                "against labels alone": say_verdict(entry),
             }
         )
-    return pd.DataFrame(rows).fillna("").to_string(index=False)
+    return "\n".join([pd.DataFrame(rows).fillna("").to_string(index=False), *open_ends])
+
+
+def say_way_out(entry: Mapping[str, Any]) -> str:
+    """Of a missed budget, which limits to relax and from where; of a skipped one, the reason."""
+    if entry["status"] == "skipped":
+        return str(entry["reason"])
+    relax = [
+        f"{quantity} from {entry['asked'][quantity]:g} to {value:.4g}" for quantity, value in entry["relax"].items()
+    ]
+    return f"relax {' and '.join(relax)}" if relax else "no student could be measured against its limits"
+
+
+ONE_SEED = {
+    "distillation helped": "this student beats this control",
+    "labels alone were better": "this control beats this student",
+}
+
+
+def say_verdict(entry: Mapping[str, Any]) -> str:
+    """The verdict; with one seed no more than is known, which is about two models and not about a method."""
+    verdict = str(entry["control"]["verdict"])
+    return f"{ONE_SEED.get(verdict, verdict)} (one seed)" if len(entry["seeds"]) == 1 else verdict

@@ -7,8 +7,9 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def _plain(value: Any) -> Any:
 def write_beside(path: Path, write: Callable[[Path], Any]) -> Path:
     """Call `write` with a temporary path beside `path`, then rename: `path` is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # caches are shared between processes
     write(temporary)
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
@@ -99,17 +100,32 @@ def write_json(path: Path, value: Any) -> Path:
     return write_beside(path, lambda beside: beside.write_text(text))
 
 
+def without_nan(value: Any) -> Any:
+    """The same with null for what is no number: JSON has none."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float | np.floating) and not math.isfinite(value) else value
+
+
 def write_table(path: Path, table: pd.DataFrame) -> Path:
     return write_beside(path, lambda beside: table.to_parquet(beside, index=False))
 
 
 def remember(path: Path, inputs: Any, work: Callable[[], Any]) -> Any:
     """The result of `work`, from `path` where it was done for the same `inputs`, else done now and kept."""
-    key = content_id(inputs)
-    if path.exists():
-        kept = json.loads(path.read_text())
-        if kept["inputs"] == key:
-            return kept["result"]
+    kept = recall(path, inputs)
+    if kept is not None:
+        return kept
     result = json.loads(json.dumps(work(), default=_plain))
-    write_json(path, {"inputs": key, "result": result})
+    write_json(path, {"inputs": content_id(inputs), "result": result})
     return result
+
+
+def recall(path: Path, inputs: Any) -> Any | None:
+    """What `remember` kept at `path` for the same `inputs`; None where there is nothing."""
+    if not path.exists():
+        return None
+    kept = json.loads(path.read_text())
+    return kept["result"] if kept["inputs"] == content_id(inputs) else None

@@ -17,9 +17,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from benchmark import Bench
+from benchmark import Bench, host_fingerprint
 from family import spaces
-from family.candidates import candidate_id, measure_untrained, violation
+from family.candidates import candidate_id, limits_and_figures, measure_untrained, violation
 from family.job import Job, limits_of
 from family.run_folder import content_id
 from family.students import train_candidate
@@ -42,18 +42,13 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = open_study(job, recipe, list(benches))
     enqueue_start(study, job)
-    begin, budget = time.monotonic(), job.spec.search
     for trial in trials_to_run(study, job):
         run_trial(study, trial, job, recipe, benches)
-        over = budget.minutes is not None and time.monotonic() - begin > budget.minutes * 60
-        if over:
-            job.show(f"search: stopped after {budget.minutes} minutes")
-            break
-    return summarise(study, job, time.monotonic() - begin)
+    return summarise(study)
 
 
 def open_study(job: Job, recipe: Training, targets: list[str]) -> optuna.Study:
-    """The study of this space, recipe and set of budgets; what an earlier process left running is taken up."""
+    """The study of this space, recipe, set of budgets and host; what an earlier process left running is taken up."""
     journal = job.folder / "study.log"
     trim_torn_line(journal)
     journal.with_name("study.log.lock").unlink(missing_ok=True)  # ours alone: the run folder is held
@@ -62,7 +57,15 @@ def open_study(job: Job, recipe: Training, targets: list[str]) -> optuna.Study:
     direction = StudyDirection.MAXIMIZE if job.task.score.higher_is_better else StudyDirection.MINIMIZE
     return optuna.create_study(
         storage=storage,
-        study_name=content_id(job.student_id, recipe.__dict__, budgets, targets, job.task.fingerprint),
+        study_name=content_id(
+            job.student_id,
+            recipe.__dict__,
+            budgets,
+            targets,
+            job.task.fingerprint,
+            job.task.score.name,
+            host_fingerprint(),
+        ),
         directions=[direction] + [StudyDirection.MINIMIZE] * len(targets),
         load_if_exists=True,
     )
@@ -88,11 +91,11 @@ def sampler(job: Job, number: int) -> BaseSampler:
 
 
 def enqueue_start(study: optuna.Study, job: Job) -> None:
-    """Queue the start-up draws, even in log cost from the smallest student up; once per study."""
-    if study.get_trials(deepcopy=False):
+    """Queue the start-up draws, even in log cost from the smallest student up; those not queued yet."""
+    count, queued = max(8, job.spec.search.trials // 4), len(study.get_trials(deepcopy=False))
+    if queued >= count:
         return
-    count = max(8, job.spec.search.trials // 4)
-    for params in even_draws(job, count):
+    for params in even_draws(job, count)[queued:]:
         study.enqueue_trial(dict(params))
 
 
@@ -103,7 +106,7 @@ def even_draws(job: Job, count: int) -> list[Mapping[str, Any]]:
     pool += [spaces.sample(job.space, rng) for _ in range(POOL)]
     costs = np.log([cost_proxy(job, params) for params in pool])
     picked: list[int] = []
-    for wish in np.linspace(costs.min(), costs.max(), count):
+    for wish in np.linspace(costs.min(), costs.max(), min(count, len(pool))):
         left = [i for i in range(len(pool)) if i not in picked]
         picked.append(min(left, key=lambda i: abs(costs[i] - wish)))
     return [pool[i] for i in picked]
@@ -116,14 +119,20 @@ def cost_proxy(job: Job, params: Mapping[str, Any]) -> float:
 
 
 def trials_to_run(study: optuna.Study, job: Job) -> Any:
-    """First what an earlier process left running, then new asks, until enough candidates are trained."""
+    """First what an earlier process left running, then new asks, until enough candidates are trained or the
+    minutes are over; those of earlier processes count, so that a search that was over stays so."""
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.sampler = sampler(job, frozen.number)
         yield Trial(study, frozen._trial_id)
-    most = job.spec.search.trials * ASKS_PER_TRIAL
+    begin, before = time.monotonic(), study.user_attrs.get("seconds", 0.0)
+    most, minutes = job.spec.search.trials * ASKS_PER_TRIAL, job.spec.search.minutes
     while trained(study) < job.spec.search.trials and len(study.get_trials(deepcopy=False)) < most:
+        if minutes is not None and study.user_attrs.get("seconds", 0.0) > minutes * 60:
+            job.show(f"search: stopped after {minutes:g} minutes")
+            return
         study.sampler = sampler(job, len(study.get_trials(deepcopy=False)))
         yield study.ask()
+        study.set_user_attr("seconds", before + time.monotonic() - begin)
 
 
 def trained(study: optuna.Study) -> int:
@@ -133,16 +142,21 @@ def trained(study: optuna.Study) -> int:
 def run_trial(study: optuna.Study, trial: Trial, job: Job, recipe: Training, benches: Mapping[str, Bench]) -> None:
     """Measure the candidate untrained; prune it where it fits no budget, else train it and tell."""
     params = spaces.suggest(trial, job.space)
-    costs = measure_untrained(job, params, benches)["costs"]
+    measured = measure_untrained(job, params, benches)
+    costs = measured["costs"]
     over = violation(job, costs)
     if "budgets" not in trial.constraints:  # a trial that is taken up may have been told already
         trial.set_constraint("budgets", over)
     trial.set_user_attr("violation", over)
     trial.set_user_attr("id", candidate_id(job, params))
+    for name in ("export_s", "measure_s"):
+        trial.set_user_attr(name, measured[name])
     if over > 0 and not drawn_without_limits(job, trial.number):
         study.tell(trial, state=TrialState.PRUNED)
         return
-    score = train_candidate(job, params, recipe)["val"]
+    trained = train_candidate(job, params, recipe)
+    score = trained["val"]
+    trial.set_user_attr("train_s", trained["seconds"])
     if math.isnan(score):
         job.show(f"trial {trial.number}: {describe(params)}  diverged")
         study.tell(trial, state=TrialState.FAIL)
@@ -159,17 +173,22 @@ def drawn_without_limits(job: Job, number: int) -> bool:
 
 
 def told_cost(job: Job, costs: Mapping[str, Any], target: str) -> float:
-    """The target's main cost at the cheapest precision."""
+    """The target's main cost at the cheapest precision that keeps some budget there; of all where none does."""
     cost = job.spec.main_cost(target)
-    return float(min(figures[cost]["value"] for figures in costs[target].values()))
+    kept = [
+        figures
+        for limits, figures in limits_and_figures(job, costs, target)
+        if all(figures[quantity]["value"] <= limit for quantity, limit in limits.items())
+    ]
+    return float(min(figures[cost]["value"] for figures in kept or costs[target].values()))
 
 
 def describe(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items())
 
 
-def summarise(study: optuna.Study, job: Job, seconds: float) -> Searched:
-    """The trained candidates (each once) and the search's own figures."""
+def summarise(study: optuna.Study) -> Searched:
+    """Every candidate with what became of it, and the search's own figures."""
     trials = study.get_trials(deepcopy=False)
     rows = [
         {
@@ -179,11 +198,13 @@ def summarise(study: optuna.Study, job: Job, seconds: float) -> Searched:
             "params": t.params,
             "violation": t.user_attrs.get("violation"),
             "val": t.values[0] if t.values else None,
+            **{name: t.user_attrs.get(name) for name in ("export_s", "measure_s", "train_s")},
         }
         for t in trials
-        if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        if t.state.is_finished()
     ]
-    pruned = sum(row["state"] == "pruned" for row in rows)
-    summary = {"engine": "tpe", "asked": len(rows), "trials": len(rows) - pruned, "pruned": pruned}
-    summary["infeasible_share"] = pruned / max(len(rows), 1)
+    count = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "fail")}
+    summary = {"engine": "tpe", "asked": len(rows), "trials": count["complete"]}
+    summary |= {"pruned": count["pruned"], "diverged": count["fail"]}
+    summary["infeasible_share"] = count["pruned"] / max(len(rows), 1)
     return Searched(rows, summary)

@@ -277,14 +277,15 @@ def log_sum_exp(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(np.exp(values - most).sum(1)) + most[:, 0])
 
 
-def score_outputs(teacher: Teacher, task: Task, split: Split, folder: Path) -> np.ndarray:
-    """The teacher's clean outputs (rows, outputs) float32 on val or test, kept.
+def score_outputs(teacher: Teacher, task: Task, split: Split, folder: Path, view: int = 0) -> np.ndarray:
+    """The teacher's outputs (rows, outputs) float32 on val or test, clean or in an augmented view, kept.
 
     Apart from the store, so that test is asked only when it is read.
     """
-    path = folder / f"clean-{split}-{content_id(FORMAT, teacher.fingerprint, task.fingerprint)}.npy"
+    name = f"view-{view}" if view else "clean"
+    path = folder / f"{name}-{split}-{content_id(FORMAT, teacher.fingerprint, task.fingerprint)}.npy"
     if not path.exists():
-        outputs = np.concatenate([teacher.outputs(split, rows, 0) for rows in chunks(task.rows(split))])
+        outputs = np.concatenate([teacher.outputs(split, rows, view) for rows in chunks(task.rows(split))])
         write_beside(path, lambda beside: save_array(beside, outputs.astype(np.float32)))
     return np.asarray(np.load(path))
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from export import Signature
-from family.doors import load
+from family.doors import hash_code, load
 from family.errors import Mistake, Mistakes, mistake
-from family.modules import ConvStudent, EncoderStudent, MlpStudent, Rescaled
+from family.modules import ConvStudent, EncoderStudent, MlpStudent, Rescaled, hash_weights
+from family.run_folder import content_id
 from family.types import Dim, StudentSpace, Task
 
 Params = Mapping[str, Any]
@@ -82,7 +83,12 @@ def open_space(name: str, options: Mapping[str, Any] | None, folder: Path, task:
     space = narrow(space, options or {})
     for pick in (smallest, middle, largest):
         check_build(space, pick(space), task)
-    return space
+    return space if name in SPACES else replace(space, fingerprint=fingerprint_of(space, name, folder, task))
+
+
+def fingerprint_of(space: StudentSpace, name: str, folder: Path, task: Task) -> str:
+    """Changes with the user's code and with the weights that the build loads: students of before are others."""
+    return content_id(hash_code(name, folder), hash_weights(build_student(space, middle(space), task, 0)))
 
 
 def open_foreign(name: str, folder: Path) -> StudentSpace:

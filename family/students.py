@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from export import Runner, check_parity, describe
 from family import spaces
-from family.candidates import CALIBRATION_ROWS, candidate_folder, export_graphs
+from family.candidates import CALIBRATION_ROWS, candidate_folder, export_graphs, opset
 from family.job import Job
 from family.run_folder import content_id, remember, write_beside
 from family.train import load_student, predict, save_student, train
@@ -25,7 +26,7 @@ def trained_folder(job: Job, params: Mapping[str, Any], training: Training) -> P
 
 
 def training_id(job: Job, training: Training) -> str:
-    return content_id(asdict(training), job.task.fingerprint, job.teacher.fingerprint)
+    return content_id(asdict(training), job.task.fingerprint, job.task.score.name, job.teacher.fingerprint)
 
 
 def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, Any]:
@@ -49,18 +50,24 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
     return dict(remember(folder / "done.json", [training_id(job, training), dict(params)], work))
 
 
+def load_trained(job: Job, params: Mapping[str, Any], training: Training) -> nn.Module:
+    """The trained student in eval mode, on the CPU."""
+    module = spaces.build_student(job.space, params, job.task, training.seed)
+    load_student(module, trained_folder(job, params, training) / "student.safetensors")
+    return module.eval()
+
+
 def export_trained(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, dict[str, Any]]:
     """The trained student at every precision: `{precision: {path, size_bytes, sha256, parity, …}}`."""
     folder = trained_folder(job, params, training)
 
     def work() -> dict[str, Any]:
-        module = spaces.build_student(job.space, params, job.task, training.seed)
-        load_student(module, folder / "student.safetensors")
-        graphs = export_graphs(job, module.eval(), folder, CALIBRATION_ROWS)
+        module = load_trained(job, params, training)
+        graphs = export_graphs(job, module, folder, CALIBRATION_ROWS)
         expected = predict(module, job.task, "val")
         return {precision: check_graph(job, precision, path, expected) for precision, path in graphs.items()}
 
-    return dict(remember(folder / "artifacts.json", [training_id(job, training), job.precisions], work))
+    return dict(remember(folder / "artifacts.json", [training_id(job, training), job.precisions, opset(job)], work))
 
 
 def check_graph(job: Job, precision: str, path: Path, expected: np.ndarray) -> dict[str, Any]:
@@ -109,5 +116,6 @@ def score_file(job: Job, path: Path, split: Split, keep: Path) -> np.ndarray:
 
 def outputs_of(job: Job, params: Mapping[str, Any], training: Training, precision: str, split: Split) -> np.ndarray:
     """The shipped file's outputs on a split."""
+    digest = export_trained(job, params, training)[precision]["sha256"]
     path = trained_folder(job, params, training) / precision / "model.onnx"
-    return score_file(job, path, split, path.with_name(f"{split}.npy"))
+    return score_file(job, path, split, path.with_name(f"{split}-{digest[:12]}.npy"))

@@ -22,6 +22,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from family.builtin_teacher import digits_teacher
 from family.doors import load
 from family.errors import mistake
+from family.modules import hash_weights
 from family.run_folder import content_id
 from family.types import Split, Task
 
@@ -46,6 +47,7 @@ class TeacherOptions:
     classes: str | None = None
     licence: str | None = None
     origin: str | None = None
+    device: str = "cpu"  # of a torch factory's module
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ def open_factory(options: TeacherOptions, task: Task, folder: Path, cache: Path)
         raise mistake("teacher", f"{options.path} must return a torch.nn.Module. Got {type(module).__name__}.")
     door = (folder / options.path.rpartition(":")[0]).resolve()
     key = content_id(hash_files([door, *code_files(module, door.parent)]), hash_weights(module))
-    return ask_module(module.eval(), options, task, key)
+    return ask_module(module.eval().to(options.device), options, task, key)
 
 
 def code_files(module: torch.nn.Module, folder: Path) -> list[Path]:
@@ -106,14 +108,6 @@ def source_of(kind: type) -> str | None:
         return inspect.getsourcefile(kind)
     except (TypeError, OSError):
         return None
-
-
-def hash_weights(module: torch.nn.Module) -> str:
-    total = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
 
 
 def open_program(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
@@ -137,8 +131,10 @@ def fixed_batch(program: torch.export.ExportedProgram) -> int | None:
 def ask_module(
     module: torch.nn.Module, options: TeacherOptions, task: Task, key: str, batch: int | None = None
 ) -> Asked:
+    device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
     def run(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        inputs = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+        inputs = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays]
         try:
             with torch.no_grad():
                 said = module(*inputs)
@@ -214,11 +210,12 @@ def open_onnx(options: TeacherOptions, task: Task, folder: Path, cache: Path) ->
         raise mistake("teacher", f"{options.path} is no ONNX model: {first_line(problem)}") from problem
     files = [path, *external_files(model, path.parent)]
     output, notes = onnx_output(session, options, int(task.body.outputs[0].shape[1]))
-    sizes = [i.shape[0] for i in session.get_inputs() if i.shape]
+    takes = order_inputs(session.get_inputs(), list(task.raw("train", np.arange(1))))
+    sizes = [i.shape[0] for i in takes if i.shape]
     batch = next((size for size in sizes if isinstance(size, int)), None)
 
     def run(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        feed = {i.name: cast(a, i, options) for i, a in zip(session.get_inputs(), arrays, strict=True)}
+        feed = {i.name: cast(a, i, options) for i, a in zip(takes, arrays, strict=True)}
         try:
             said = session.run([output], feed)[0]
         except ONNX_PROBLEMS as problem:
@@ -231,7 +228,7 @@ def open_onnx(options: TeacherOptions, task: Task, folder: Path, cache: Path) ->
 
     def ask(split: Split, rows: np.ndarray, view: int) -> np.ndarray:
         arrays = task.teacher_inputs(split, rows, view, options.preprocess)
-        check_onnx_inputs(session, arrays, options.path)
+        check_onnx_inputs(takes, arrays, options.path)
         return run_batches(run, arrays, batch)
 
     cost = {
@@ -263,8 +260,13 @@ def onnx_output(session: Any, options: TeacherOptions, wanted: int) -> tuple[str
     return name, () if len(names) == 1 else (f"teacher: of the outputs {', '.join(names)}, '{name}' is taken",)
 
 
-def check_onnx_inputs(session: Any, arrays: Sequence[np.ndarray], path: str) -> None:
-    wanted = session.get_inputs()
+def order_inputs(inputs: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """The file's inputs in the data's order: by name where the names are the same, else as they stand."""
+    by_name = {i.name: i for i in inputs}
+    return [by_name[name] for name in names] if set(by_name) == set(names) else list(inputs)
+
+
+def check_onnx_inputs(wanted: Sequence[Any], arrays: Sequence[np.ndarray], path: str) -> None:
     same = len(wanted) == len(arrays) and all(
         len(i.shape) == a.ndim
         and all(not isinstance(w, int) or w == g for w, g in zip(i.shape[1:], a.shape[1:], strict=True))

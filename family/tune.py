@@ -12,11 +12,11 @@ from torch import nn
 from family.losses import loss_of
 from family.soft_targets import SoftTargets
 from family.spaces import count_macs
-from family.train import predict, recalibrate, score_split, train
+from family.train import predict, recalibrate, score_split
 from family.types import Task, Training
 from reports import difference
 
-Builder = Callable[[int], nn.Module]
+TrainOnce = Callable[[Training], nn.Module]  # a student of one size, trained as asked; known ones are not trained again
 Table = list[dict[str, Any]]
 
 FEWEST, MOST = 300, 3000  # steps
@@ -35,14 +35,13 @@ def auto_steps(module: nn.Module, task: Task) -> int:
 
 
 def find_learning_rate(
-    builds: Sequence[Builder],
+    students: Sequence[TrainOnce],
     task: Task,
-    store: SoftTargets,
     base: Training,
     grid: Sequence[float],
     steps: int,
 ) -> tuple[float, Table]:
-    """The rate with the best mean score over `builds` (a small and a large student), and every try.
+    """The rate with the best mean score over `students` (a small and a large student), and every try.
 
     A rate at which some student diverges is out, unless all are. Raises ValueError where `grid` is empty.
     """
@@ -50,10 +49,10 @@ def find_learning_rate(
         raise ValueError("The grid of learning rates must hold one or more. Got none.")
     tries: Table = []
     for rate in grid:
-        for size, build in zip(("small", "large"), builds, strict=False):
+        for size, train in zip(("small", "large"), students, strict=False):
             training = replace(base, learning_rate=rate, steps=steps)
             row = {"learning_rate": rate, "student": size, "steps": steps}
-            tries.append(row | {"val": short_run(build, task, store, training)})
+            tries.append(row | {"val": short_run(train, task, training)})
     means = {rate: float(np.mean([t["val"] for t in tries if t["learning_rate"] == rate])) for rate in grid}
     return max(grid, key=lambda rate: goodness(task, means[rate])), tries
 
@@ -63,15 +62,15 @@ def goodness(task: Task, score: float) -> float:
     return float("-inf") if np.isnan(score) else score if task.score.higher_is_better else -score
 
 
-def short_run(build: Builder, task: Task, store: SoftTargets, training: Training) -> float:
+def short_run(train: TrainOnce, task: Task, training: Training) -> float:
     """The val score after a short training, batch-norm statistics recalibrated."""
-    module = train(build(training.seed), task, store, training).module
+    module = train(training)
     recalibrate(module, task)
     return score_split(task, predict(module, task, "val"), "val")
 
 
 def bake_off(
-    build: Builder,
+    train: TrainOnce,
     task: Task,
     store: SoftTargets,
     base: Training,
@@ -83,16 +82,16 @@ def bake_off(
 
     The best on val wins, unless its paired difference from the default (the first) includes 0. Then the
     winner is tried at `temperatures`, and moves from `base.temperature` by the same rule. Losses that need
-    what `store` lacks are left out. The table: loss, learning_rate, temperature, val, steps, seconds, `won`,
+    what `store` lacks are left out. The table: loss, learning_rate, temperature, val, steps, `won`,
     and `gain`, `gain_low`, `gain_high` over the default (None where either diverged).
     """
     ways = [control if name == "labels" else replace(base, loss=name) for name in losses]
     ways = [way for way in ways if loss_of(way.loss, task.kind).needs <= store.has]
     tried: dict[Training, Try] = {}
-    chosen = contest(build, task, store, ways, tried)
+    chosen = contest(train, task, ways, tried)
     if chosen.loss not in WITHOUT_TEMPERATURE:
         known = [t for t in temperatures if "all" in store.has or t in store.temperatures]
-        chosen = contest(build, task, store, [chosen, *(replace(chosen, temperature=t) for t in known)], tried)
+        chosen = contest(train, task, [chosen, *(replace(chosen, temperature=t) for t in known)], tried)
     return chosen, [one.row | {"won": way == chosen} for way, one in tried.items()]
 
 
@@ -104,14 +103,12 @@ class Try:
     outputs: np.ndarray
 
 
-def contest(
-    build: Builder, task: Task, store: SoftTargets, ways: Sequence[Training], tried: dict[Training, Try]
-) -> Training:
+def contest(train: TrainOnce, task: Task, ways: Sequence[Training], tried: dict[Training, Try]) -> Training:
     """Train the same student in every way that is not in `tried` yet, and say which won; the first is the
     default, and the differences written down are from it."""
     for way in ways:
         if way not in tried:
-            tried[way] = try_way(build, task, store, way)
+            tried[way] = try_way(train, task, way)
             tried[way].row.update(compare(task, tried[way].outputs, tried[ways[0]].outputs))
     best = max(ways, key=lambda way: goodness(task, tried[way].row["val"]))
     gain = compare(task, tried[best].outputs, tried[ways[0]].outputs)["gain_low"]
@@ -119,11 +116,10 @@ def contest(
     return best if diverged or (gain is not None and gain > 0) else ways[0]
 
 
-def try_way(build: Builder, task: Task, store: SoftTargets, way: Training) -> Try:
-    trained = train(build(way.seed), task, store, way)
+def try_way(train: TrainOnce, task: Task, way: Training) -> Try:
+    outputs = predict(train(way), task, "val")
     row = {"loss": way.loss, "learning_rate": way.learning_rate, "temperature": way.temperature}
-    row |= {"val": trained.val_score, "steps": trained.steps, "seconds": trained.seconds}
-    return Try(row, predict(trained.module, task, "val"))
+    return Try(row | {"val": score_split(task, outputs, "val"), "steps": way.steps}, outputs)
 
 
 def compare(task: Task, ours: np.ndarray, default: np.ndarray) -> dict[str, float | None]:

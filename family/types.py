@@ -38,6 +38,7 @@ class StudentSpace:
     dims: Mapping[str, Dim]
     build: Callable[[Mapping[str, Any], Signature], nn.Module]
     precisions: tuple[str, ...] = ("fp32", "int8")
+    fingerprint: str = ""  # of a user's code and of the weights that it loads
 
 
 class Task(Protocol):

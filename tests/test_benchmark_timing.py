@@ -79,6 +79,21 @@ def test_paired_keeps_samples_and_picks_the_nearest_reference(models, ladder):
     assert one.value == pytest.approx(ladder[1]["ms"], rel=0.25)  # the same file: ratio 1
 
 
+def test_timing_afresh_uses_new_processes_and_holds_what_differs_between_them(models, ladder):
+    with Bench(CPU, [models[128], models[256], models[512]], ladder=ladder) as bench:
+        pids = []
+        restart = bench._channel.restart
+        bench._channel.restart = lambda: (pids.append(bench._channel.pid), restart())
+        one, two = bench.paired_afresh([models[256], models[320]], seconds=0.02)
+    assert len(pids) == len(set(pids)) == 5
+    assert one.quantity == "latency_ms"
+    assert len(one.samples) == len(two.samples) == 5  # a median of each process
+    assert one.value == pytest.approx(np.median(one.samples), rel=1e-4)
+    assert one.low <= min(one.samples) <= max(one.samples) <= one.high
+    assert "5 fresh processes" in one.protocol
+    assert "mlp256.onnx" in one.protocol
+
+
 @pytest.mark.slow  # wants a machine at rest: loaded, the repeats of fresh processes drift apart
 def test_paired_interval_covers_repeats(models, ladder, capsys):
     """An interval of one repeat holds the centre of many, each of which may be in a fresh process."""

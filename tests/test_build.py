@@ -102,7 +102,8 @@ def test_numpy_and_onnxruntime_alone_recompute_every_test_score(finished: Path) 
 def test_the_same_command_again_trains_and_measures_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (folder / "run" / "family.json").read_bytes()
     monkeypatch.setattr("family.students.train", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr("benchmark.Bench.paired", lambda *_, **__: pytest.fail("measured again"))
+    for timing in ("paired", "paired_afresh", "direct"):
+        monkeypatch.setattr(f"benchmark.Bench.{timing}", lambda *_, **__: pytest.fail("measured again"))
     outcome, _ = run(folder)
     assert outcome.exit_code == 0
     assert (folder / "run" / "family.json").read_bytes() == before
@@ -115,6 +116,26 @@ def test_a_budget_nothing_can_keep_is_missed_and_says_by_how_much(folder: Path) 
     assert entry["status"] == "missed"
     assert entry["relax"]["size_kb"] > 0.5
     assert entry["nearest"]["id"]
+
+
+def test_where_nothing_can_be_kept_the_nearest_is_trained_and_told(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, "  dust: {target: cpu, size_kb: 0.5}")
+    entry = outcome.family["budgets"]["dust"]
+    assert outcome.exit_code == 3
+    assert entry["status"] == "missed"
+    assert entry["limits"]["size_kb"]["measured"] == pytest.approx(entry["relax"]["size_kb"])
+    assert f"dust: missed, relax size_kb from 0.5 to {entry['relax']['size_kb']:.4g}" in outcome.table
+    assert (tmp_path / "run" / "report" / "index.html").exists()
+
+
+def test_a_limit_on_the_score_alone_gets_the_cheapest_that_reaches_it(folder: Path) -> None:
+    outcome, _ = run(folder, TWO + "\n  fair: {target: cpu, score: 0.6, cheapest_by: size_kb}")
+    fair, best = (outcome.family["budgets"][name] for name in ("fair", "best"))
+    trials = pd.read_parquet(folder / "run" / "trials.parquet")
+    assert fair["status"] == "kept"
+    assert fair["val"]["low"] >= 0.6
+    assert fair["costs"]["size_kb"]["measured"] <= best["costs"]["size_kb"]["measured"]
+    assert trials["train_s"].sum() > 0
 
 
 def test_a_target_that_is_not_here_is_skipped_with_a_reason(folder: Path) -> None:

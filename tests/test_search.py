@@ -74,13 +74,13 @@ class Fakes:
 
     def measure(self, job: Job, params: dict, benches: dict) -> dict:
         self.measured.append(dict(params))
-        return {"costs": say_costs(params)}
+        return {"costs": say_costs(params), "export_s": 0.1, "measure_s": 0.4}
 
     def train(self, job: Job, params: dict, recipe: Training) -> dict:
         if self.die_at == len(self.trained):
             raise Killed
         self.trained.append(dict(params))
-        return {"val": 1 - 100 / (100 + weights(params))}
+        return {"val": 1 - 100 / (100 + weights(params)), "seconds": 2.0}
 
 
 @pytest.fixture
@@ -210,6 +210,36 @@ def test_a_finished_search_asks_nothing_more(tmp_path: Path, task: DataTask, fak
     asked = len(fakes.measured)
     assert run(job) == first
     assert len(fakes.measured) == asked
+
+
+def test_start_up_draws_that_were_not_queued_yet_are_queued(
+    tmp_path: Path, task: DataTask, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(open_job(tmp_path / "whole", task, trials=10))
+    job, enqueue, left = open_job(tmp_path / "broken", task, trials=10), optuna.Study.enqueue_trial, [3]
+
+    def enqueue_three(study: optuna.Study, params: dict) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        enqueue(study, params)
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", enqueue_three)
+    with pytest.raises(Killed):
+        run(job)
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", enqueue)
+    assert run(job) == whole
+
+
+def test_minutes_that_are_over_stay_over(tmp_path: Path, task: DataTask, fakes: Fakes) -> None:
+    job = open_job(tmp_path, task, trials=10)
+    search_settings = job.spec.search.model_copy(update={"minutes": 1e-6})
+    job = replace(job, spec=job.spec.model_copy(update={"search": search_settings}))
+    first = run(job)
+    assert 0 < len(first) < 10
+    assert run(job) == first
+    longer = job.spec.search.model_copy(update={"minutes": 10})
+    assert len(run(replace(job, spec=job.spec.model_copy(update={"search": longer})))) >= 10
 
 
 def test_a_torn_last_line_of_the_journal_is_cut(tmp_path: Path) -> None:

@@ -307,6 +307,23 @@ def test_a_users_factory_is_a_space(project):
     assert spaces.smallest(space) == spaces.largest(space) == {"width": 8, "depth": 1}
 
 
+def test_changed_code_and_changed_weights_are_another_space(tmp_path):
+    text = (
+        "import torch\n"
+        "def space():\n"
+        "    def build(params, signature):\n"
+        "        layer = torch.nn.Linear(4, 3)\n"
+        "        torch.nn.init.constant_(layer.weight, BIAS)\n"
+        "        return layer\n"
+        "    return {'dims': {'width': 4}, 'build': build}\n"
+    )
+    made = []
+    for value in ("0.5", "0.25", "0.25"):
+        (tmp_path / "mine.py").write_text(text.replace("BIAS", value))
+        made.append(spaces.open_space("mine.py:space", None, tmp_path, TABLE).fingerprint)
+    assert made[0] != made[1] == made[2]
+
+
 def test_loaded_weights_are_kept_and_found(project):
     space = spaces.open_space("nets.py:loaded", None, project, TABLE)
     module = spaces.build_student(space, {"width": 4}, TABLE, 3)
