@@ -16,10 +16,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from family.errors import Mistakes, RunFailed, RunInUse
 from family.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from family.build import Outcome
+    from family.spec import Spec
 
 Show = Callable[[str], None]
 LOG = "build-family.log"
@@ -106,7 +110,7 @@ def build_command(arguments: Sequence[str]) -> int:
     return outcome.exit_code
 
 
-def build_and_show(spec: Any, options: argparse.Namespace) -> Any:
+def build_and_show(spec: Spec, options: argparse.Namespace) -> Outcome:
     """The main job's outcome; says how it goes on, unless asked to be quiet."""
     from family.build import build
 

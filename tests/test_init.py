@@ -214,3 +214,20 @@ def test_a_file_that_is_there_is_kept_without_force(home, capsys):
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(["y", "No", "1", "1e3"]))
 def test_any_name_is_read_back_as_it_was(text):
     assert YAML(typ="safe", pure=True).load(f"label: {quote(text)}   # said\n") == {"label": text}
+
+
+def test_a_label_beside_class_folders_is_a_mistake(home, capsys):
+    write_images(home / "photos", [(16, 16)] * 2)
+    assert refuse(capsys, "photos", "--label", "cat").startswith("--label is not for class folders")
+
+
+def test_wrong_data_is_said_before_a_file_that_is_there(home, capsys):
+    (home / "budgets.yaml").touch()
+    assert refuse(capsys, "nowhere").startswith("PATH nowhere is not there")
+
+
+def test_several_models_here_are_named(home, capsys):
+    write_images(home / "photos", [(16, 16)] * 2)
+    (home / "u.onnx").touch()
+    assert init(["photos"]) == 0
+    assert "name your teacher in it (here lie t.onnx, u.onnx)" in capsys.readouterr().out
