@@ -275,6 +275,9 @@ def verify_command(arguments: Sequence[str]) -> int:
     if not folder.is_dir():
         say(f"There is no folder {folder} (looked for {folder.resolve()}).")
         return 2
+    if not (folder / "manifest.json").is_file():
+        say(f"{folder} holds no manifest.json, so it is no student.{list_students(folder)}")
+        return 2
     from export.verify import verify
 
     problems = verify(folder)
@@ -283,6 +286,11 @@ def verify_command(arguments: Sequence[str]) -> int:
     if not problems:
         print(f"{folder}: good")
     return 2 if problems else 0
+
+
+def list_students(folder: Path) -> str:
+    found = sorted(str(p.parent) for part in ("*", "students/*") for p in folder.glob(f"{part}/manifest.json"))
+    return f" Students here: {', '.join(found)}." if found else ""
 
 
 def schema_command(arguments: Sequence[str]) -> int:

@@ -368,7 +368,7 @@ def compose(found: Findings, data: str, teacher: str | None) -> str:
             f"  tiny:  {{target: cpu, size_kb: {tiny}}}",
             f"  small: {{target: cpu, size_kb: {small}}}",
             f"  fast:  {{target: cpu, latency_ms: {fast}}}",
-            "  best:  {target: cpu}      # no limit: the best the space can do",
+            "  best:  {target: cpu}      # no limit: the cheapest that is not shown to be worse than the best",
             "",
             "# distill: {views: 8, control_seeds: 3}",
             "search: {trials: 30, minutes: 20}",

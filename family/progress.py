@@ -12,6 +12,7 @@ from typing import TextIO
 
 TRAINED = re.compile(r"trial \d+: .* val ")
 PERIOD = 0.5  # seconds between two drawings
+SILENT = ("teacher:", "bake-off:")  # after these comes a long silence, so that plain lines say what it is for
 # what the run does once it has said a line that begins so; the first that fits
 NEXT = (
     ("note: task", "opening the teacher"),
@@ -39,7 +40,9 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stream, self.trials, self.minutes, self.clock = stream, trials, minutes, clock
-        tuning = "measuring three students" if dry_run else "asking the teacher, then finding a learning rate"
+        tuning = (
+            "measuring three students" if dry_run else "asking the teacher; then learning rate, loss or the first trial"
+        )
         self.next = (*NEXT, ("teacher:", tuning), ("learning rate", "" if dry_run else "the next step of the recipe"))
         self.stage, self.since, self.trained = "reading the data", clock(), 0
         self.search_began: float | None = None
@@ -65,6 +68,8 @@ class Progress:
             stage = next((what for start, what in self.next if line.startswith(start)), self.stage)
             if stage != self.stage:
                 self.enter(stage, begun=self.since if line.startswith("trial ") else self.clock())
+                if not self.live and line.startswith(SILENT):
+                    self.write(f"now: {stage}\n")
             self.trained += bool(TRAINED.match(line))
             if self.live:
                 self.draw()
@@ -73,8 +78,6 @@ class Progress:
         self.stage, self.since = stage, begun
         if stage == "search":
             self.search_began = begun
-        if not self.live and stage:
-            self.write(f"now: {stage}\n")
 
     def status(self) -> str:
         """One line: what is running, for how long, trials done, time left. What an earlier process trained is

@@ -38,12 +38,14 @@ class Clock:
 def test_plain_lines_say_what_a_silence_is_for() -> None:
     out = io.StringIO()
     with Progress(out, trials=6, minutes=None, dry_run=False) as show:
+        show("note: task: images")
         show("teacher: val accuracy 0.94")
         show("bake-off: kd (val 0.9)")
         show("trial 0: width 4  val 0.9000  0.2")
     assert out.getvalue().splitlines() == [
+        "note: task: images",
         "teacher: val accuracy 0.94",
-        "now: asking the teacher, then finding a learning rate",
+        "now: asking the teacher; then learning rate, loss or the first trial",
         "bake-off: kd (val 0.9)",
         "now: search",
         "trial 0: width 4  val 0.9000  0.2",
@@ -136,3 +138,10 @@ def test_without_arguments_the_first_steps_are_said(capsys: pytest.CaptureFixtur
     said = capsys.readouterr().err
     assert "--dry-run" in said
     assert "build-family init" in said
+
+
+def test_a_run_folder_given_to_verify_names_its_students(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "students" / "best").mkdir(parents=True)
+    (tmp_path / "students" / "best" / "manifest.json").touch()
+    assert main(["verify", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith(f"Students here: {tmp_path / 'students' / 'best'}.\n")
