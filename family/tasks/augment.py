@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from family.doors import is_reference
@@ -118,23 +119,57 @@ def view_images(
     Shifts are whole pixels of `grid` (the student's height and width) carried over to x's own size, so that
     a teacher of another size sees the student's shift.
     """
+    shifts = draw_shifts(augment, seed, row, view, grid)
+    down, right = (np.rint(n * s / g).astype(np.int64) for n, s, g in zip(shifts, x.shape[2:], grid, strict=True))
+    margins = int(np.abs(down).max(initial=0)), int(np.abs(right).max(initial=0))
+    moved = cut_windows(pad_edges(x.numpy(), margins), np.arange(len(x)), margins, down, right)
+    return torch.from_numpy(flip(moved, augment, seed, row, view))
+
+
+def view_padded(
+    padded: np.ndarray, augment: Augment, seed: int, row: np.ndarray, view: np.ndarray, grid: tuple[int, int]
+) -> Tensor:
+    """As `view_images` of the rows (n,) of `padded` (rows, c, h + 2 margins, w + 2 margins), which were padded once
+    by `margins_of`: a shift is then no more than another place to cut."""
+    down, right = (n.astype(np.int64) for n in draw_shifts(augment, seed, row, view, grid))
+    moved = cut_windows(padded, row, margins_of(augment, grid), down, right)
+    return torch.from_numpy(flip(moved, augment, seed, row, view))
+
+
+def margins_of(augment: Augment, grid: tuple[int, int]) -> tuple[int, int]:
+    """The greatest shift down and to the right, in pixels of `grid`."""
+    return round(augment.shift * grid[0]), round(augment.shift * grid[1])
+
+
+def draw_shifts(
+    augment: Augment, seed: int, row: np.ndarray, view: np.ndarray, grid: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whole pixels of `grid` down and to the right, (n,) each; 0 in view 0."""
     away = (view > 0).astype(float)
-    height, width = x.shape[2:]
-    down = np.rint(draw(seed, view, row, 0) * augment.shift * grid[0] * away)
-    right = np.rint(draw(seed, view, row, 1) * augment.shift * grid[1] * away)
-    down, right = (
-        np.rint(n * s / g).astype(np.int64) for n, s, g in zip((down, right), x.shape[2:], grid, strict=True)
-    )
-    flipped = (draw(seed, view, row, 2) > 0) & (view > 0)
-    ys = np.clip(np.arange(height)[None] - down[:, None], 0, height - 1)
-    xs = np.clip(np.arange(width)[None] - right[:, None], 0, width - 1)
-    if augment.flip == "vertical":
-        ys = np.where(flipped[:, None], ys[:, ::-1], ys)
-    if augment.flip == "horizontal":
-        xs = np.where(flipped[:, None], xs[:, ::-1], xs)
-    flat = torch.from_numpy(np.ascontiguousarray((ys[:, :, None] * width + xs[:, None, :]).reshape(len(x), 1, -1)))
-    moved: Tensor = x.flatten(2).gather(2, flat.expand(-1, x.shape[1], -1)).unflatten(2, (height, width))
-    return moved
+    down, right = (np.rint(draw(seed, view, row, i) * augment.shift * grid[i] * away) for i in (0, 1))
+    return down, right
+
+
+def pad_edges(x: np.ndarray, margins: tuple[int, int]) -> np.ndarray:
+    """x (n, c, h, w) with its border pixels repeated outwards."""
+    return np.pad(x, ((0, 0), (0, 0), (margins[0],) * 2, (margins[1],) * 2), mode="edge")
+
+
+def cut_windows(
+    padded: np.ndarray, rows: np.ndarray, margins: tuple[int, int], down: np.ndarray, right: np.ndarray
+) -> np.ndarray:
+    """(n, c, h, w): of each of `rows` what lies within the margins once it has moved."""
+    height, width = (side - 2 * margin for side, margin in zip(padded.shape[2:], margins, strict=True))
+    windows = sliding_window_view(padded, (height, width), axis=(2, 3))
+    return np.asarray(windows[rows, :, margins[0] - down, margins[1] - right])
+
+
+def flip(x: np.ndarray, augment: Augment, seed: int, row: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """Half the rows of views above 0 mirrored, in place."""
+    if augment.flip:
+        flipped = np.flatnonzero((draw(seed, view, row, 2) > 0) & (view > 0))
+        x[flipped] = x[flipped][:, :, ::-1] if augment.flip == "vertical" else x[flipped][..., ::-1]
+    return x
 
 
 def view_series(x: Tensor, augment: Augment, seed: int, row: np.ndarray, view: np.ndarray) -> Tensor:

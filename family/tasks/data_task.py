@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,12 @@ from family.run_folder import content_id, write_beside, write_json
 from family.tasks.augment import (
     Augment,
     check_augment,
+    margins_of,
+    pad_edges,
     read_augment,
     view_by_function,
     view_images,
+    view_padded,
     view_series,
 )
 from family.tasks.checks import check_values, collect, image_sizes, row_keys, warn_of_duplicates
@@ -107,8 +111,11 @@ class DataTask:
 
     def inputs(self, split: Split, rows: np.ndarray, view: np.ndarray | int) -> tuple[Tensor, ...]:
         ids = self.splits[split][rows]
-        first, *others = (torch.from_numpy(np.asarray(a[ids], np.float32)) for a in self.body_arrays)
         views = np.broadcast_to(np.asarray(view), ids.shape)
+        if self.padded is not None and views.any():
+            assert isinstance(self.front, ImageFront)
+            return (view_padded(self.padded, self.augment, self.seed, ids, views, self.front.size),)
+        first, *others = (torch.from_numpy(np.asarray(a[ids], np.float32)) for a in self.body_arrays)
         if self.augment.changes and views.any():
             if self.augment.change:
                 first = view_body(self, first, others, ids, views)
@@ -117,6 +124,14 @@ class DataTask:
             else:
                 first = view_series(first, self.augment, self.seed, ids, views)
         return (first, *others)
+
+    @cached_property
+    def padded(self) -> np.ndarray | None:
+        """Images in memory with room for every shift around them; None for other data and for larger images."""
+        body, shifted = self.body_arrays[0], self.augment.shift and not self.augment.change
+        if not shifted or not isinstance(self.front, ImageFront) or isinstance(body, np.memmap):
+            return None
+        return pad_edges(body, margins_of(self.augment, self.front.size))
 
     def raw(self, split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
         return raw_rows(self.source, self.splits[split][rows])

@@ -1,10 +1,12 @@
 """A distillation step of this package ÷ the same step in a bare torch loop, in interleaved blocks.
 
-`python -P tests/perf/step_ratio.py`, under three minutes. Ours goes through the task's views, the soft-target
-store and `family.train`'s step. The bare loop holds every view and every logit as tensors in memory: same rows,
-same model, same `kd` + labels loss, same fused AdamW and rate. It is the floor, not a competitor: it spends
-the memory that the store and replayed views save. Times are the process's own (one thread), so that neighbours
-on the machine count less.
+`python -P tests/perf/step_ratio.py`, under four minutes. Ours goes through the task's views, the soft-target
+store and `family.train`'s step. The bare loop comes in two kinds. "shifts" moves each row of a batch by whole
+pixels, as ours does, by one vectorised index into images padded beforehand, and draws its views at random: the
+same work. "holds" has every view of every row as tensors in memory and only looks them up: a floor that spends
+the memory which replayed views save. Both: same rows, same model, same `kd` + labels loss, same fused AdamW and
+rate, same garbage collector (frozen, as in training). Times are the process's own (one thread), so that
+neighbours on the machine count less.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ import torch.nn.functional as F
 from benchmark import host
 from family import spaces
 from family.soft_targets import SoftTargets, open_store
-from family.tasks import DataOptions, open_task
-from family.train import WEIGHT_DECAY, block_steps, draw_batches, one_thread, plan_batches, take_step
+from family.tasks import DataOptions, DataTask, open_task
+from family.tasks.augment import margins_of
+from family.train import WEIGHT_DECAY, block_steps, draw_batches, one_thread, plan_batches, short_collections, take_step
 from family.types import Task, Training
 
 BLOCKS, VIEWS = 9, 4
 ENOUGH, SECONDS = 2, 12.0  # after so many seconds a line ends with the pairs it has, if they are enough
 Step = Callable[[int], None]
+Look = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (rows, views) → inputs
 
 
 @dataclass(frozen=True)
@@ -67,23 +71,46 @@ def our_step(task: Task, store: SoftTargets, training: Training, module: torch.n
     return step
 
 
-def bare_step(task: Task, store: SoftTargets, training: Training, module: torch.nn.Module) -> Step:
-    """Inputs (views, rows, …), logits (views, rows, k) and labels (rows,) of train + transfer lie in memory."""
-    plan = plan_batches(task, training, with_transfer=True)
-    first = task.rows("train")
-    splits = [s for s in ("train", "transfer") if task.rows(s)]
+def holds(task: Task, store: SoftTargets) -> Look:
+    """Looks up views that lie in memory: (views, rows, …) of train + transfer."""
+    parts = [s for s in ("train", "transfer") if task.rows(s)]
     inputs = torch.stack(
-        [torch.cat([task.inputs(s, np.arange(task.rows(s)), v)[0] for s in splits]) for v in range(store.views)]
+        [torch.cat([task.inputs(s, np.arange(task.rows(s)), v)[0] for s in parts]) for v in range(store.views)]
     )
+    return lambda row, view: inputs[view, row]
+
+
+def shifts(task: Task, store: SoftTargets) -> Look:
+    """Moves images that lie in memory, padded: a window of each, drawn anew."""
+    assert isinstance(task, DataTask)
+    size, margin = task.front.size, max(margins_of(task.augment, task.front.size))
+    clean = torch.cat([task.inputs(s, np.arange(task.rows(s)), 0)[0] for s in ("train", "transfer") if task.rows(s)])
+    padded = F.pad(clean, (margin,) * 4, mode="replicate")
+    windows = padded.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (rows, channels, 2 margins + 1, …, height, width)
+
+    def look(row: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+        down, right = torch.randint(2 * margin + 1, (2, len(row)))
+        return windows[row, :, down, right]
+
+    return look
+
+
+def bare_step(
+    task: Task, store: SoftTargets, training: Training, module: torch.nn.Module, make: Callable[..., Look]
+) -> Step:
+    """Logits (views, rows, k) and labels (rows,) of train + transfer lie in memory; inputs as `make` has them."""
+    plan = plan_batches(task, training, with_transfer=True)
+    first, look = task.rows("train"), make(task, store)
+    splits = [s for s in ("train", "transfer") if task.rows(s)]
     logits = torch.from_numpy(np.concatenate([store.arrays[s]["logits"] for s in splits], 1)).float()
-    labels = torch.full((inputs.shape[1],), -1)
+    labels = torch.full((logits.shape[1],), -1)
     labels[:first] = torch.from_numpy(task.labels("train"))
     rows, views = torch.from_numpy(plan.rows + plan.transfer * first), torch.from_numpy(plan.views)
     optimiser = make_optimiser(module, training)
 
     def step(number: int) -> None:
         row, view = rows[number], views[number]
-        outputs = module(inputs[view, row])
+        outputs = module(look(row, view))
         known = labels[row]
         t = training.temperature
         theirs = (logits[view, row] / t).log_softmax(1)
@@ -99,37 +126,39 @@ def bare_step(task: Task, store: SoftTargets, training: Training, module: torch.
 
 
 def compare(task: Task, store: SoftTargets, space: spaces.StudentSpace, pick: Callable, batch: int) -> str:
-    """One line: ms of both, and the median, least and greatest ratio of neighbouring blocks."""
+    """One line: ms of all three, and ours ÷ each bare loop: median, least and greatest of neighbouring blocks."""
     steps = block_steps(task, batch)  # rows are gathered for so many steps at once: whole gathers are timed
     training = Training("kd", 1e-3, (BLOCKS + 1) * steps, seed=0, batch=batch, views=store.views)
-    build = [spaces.build_student(space, pick(space), task, 0).train() for _ in range(2)]
-    ours, bare = our_step(task, store, training, build[0]), bare_step(task, store, training, build[1])
-    times: list[tuple[float, float]] = []
+    build = [spaces.build_student(space, pick(space), task, 0).train() for _ in range(3)]
+    ways = [our_step(task, store, training, build[0])]
+    ways += [
+        bare_step(task, store, training, module, make) for module, make in zip(build[1:], (shifts, holds), strict=True)
+    ]
+    times: list[list[float]] = []
     begin = time.perf_counter()
     for block in range(BLOCKS + 1):
         if len(times) > ENOUGH and time.perf_counter() - begin > SECONDS:
             break
-        pair = {}
-        for step in (ours, bare) if block % 2 else (bare, ours):
+        took = [0.0] * len(ways)
+        for i in np.roll(np.arange(len(ways)), block):
             start = time.process_time()
             for number in range(block * steps, (block + 1) * steps):
-                step(number)
-            pair[step] = (time.process_time() - start) / steps
-        times.append((pair[ours], pair[bare]))
-    both = 1e3 * np.array(times[1:])
-    ratio = both[:, 0] / both[:, 1]
-    mine, floor = np.median(both, 0)
+                ways[i](number)
+            took[i] = (time.process_time() - start) / steps
+        times.append(took)
+    each = 1e3 * np.array(times[1:])
+    ms = "".join(f"{value:9.3f}" for value in np.median(each, 0))
+    ratios = each[:, :1] / each[:, 1:]
+    said = "".join(f"{np.median(r):8.2f} ({r.min():.2f} to {r.max():.2f})" for r in ratios.T)
     size = f"{space.name} {pick.__name__}"
-    weights = spaces.count_parameters(build[0])
-    return f"{size:16}{weights:10,}{batch:7}{mine:9.3f}{floor:9.3f}{np.median(ratio):8.2f}{len(ratio):7}  {ratio.min():.2f} to {ratio.max():.2f}"
+    return f"{size:16}{spaces.count_parameters(build[0]):10,}{batch:7}{ms}{said}{len(each):7}"
 
 
 def main() -> None:
-    print(f"{host()['cpu']}, torch {torch.__version__}, one thread; up to {BLOCKS} pairs of blocks")
-    print(
-        f"{'data':10}{'student':16}{'weights':>10}{'batch':>7}{'ours ms':>9}{'bare ms':>9}{'ratio':>8}{'pairs':>7}  range"
-    )
-    with tempfile.TemporaryDirectory() as name, one_thread():
+    print(f"{host()['cpu']}, torch {torch.__version__}, one thread; up to {BLOCKS} rounds of blocks")
+    head = f"{'data':10}{'student':16}{'weights':>10}{'batch':>7}{'ours ms':>9}{'shifts':>9}{'holds':>9}"
+    print(f"{head}{'÷ shifts':>23}{'÷ holds':>22}{'rounds':>9}")
+    with tempfile.TemporaryDirectory() as name, one_thread(), short_collections():
         folder = Path(name)
         sources = {
             "digits": DataOptions("digits", folder, views=VIEWS, augment="auto"),
