@@ -53,9 +53,7 @@ def build_family(job: Job) -> Outcome:
     recipe = find_recipe(job)
     with open_benches(job) as benches:
         searched = search(job, recipe.student, benches)
-        finalists = pick_finalists(job, searched, benches)
-        for params in finalists.values():
-            finish(job, params, recipe.student)
+        finalists = finish(job, pick_finalists(job, searched, benches), recipe.student)
         job.show(f"finals: measuring {len(finalists)} students, nothing else running")
         measured = measure_finalists(job, finalists, recipe.student, benches)
     rows = finalist_rows(job, finalists, recipe.student, measured)

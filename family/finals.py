@@ -19,11 +19,12 @@ from benchmark import (
     measure_size,
     measurement_to_dict,
 )
+from family import spaces
 from family.candidates import measure_untrained, write_feeds
 from family.job import Job, limits_of
 from family.run_folder import recall, remember
 from family.search import Searched
-from family.students import export_trained, outputs_of, train_candidate, trained_folder
+from family.students import Unfaithful, export_trained, outputs_of, train_candidate, trained_folder
 from family.types import Training
 from reports import Choice, choose, score_interval
 
@@ -100,12 +101,21 @@ def noise_of(value: float, rows: int, grouped: bool) -> float:
     return float((3 if grouped else 2) * (variance / rows) ** 0.5)
 
 
-def finish(job: Job, params: Mapping[str, Any], recipe: Training) -> None:
-    """Train, export at every precision and score on val: everything but measuring."""
-    train_candidate(job, params, recipe)
-    export_trained(job, params, recipe)
-    for precision in job.precisions:
-        outputs_of(job, params, recipe, precision, "val")
+def finish(job: Job, finalists: Mapping[str, dict[str, Any]], recipe: Training) -> dict[str, dict[str, Any]]:
+    """Train, export at every precision and score on val: everything but measuring. Those whose file would not be
+    what was trained are left out, and it is said."""
+    finished = {}
+    for identity, params in finalists.items():
+        train_candidate(job, params, recipe)
+        try:
+            export_trained(job, params, recipe)
+        except Unfaithful as problem:
+            job.show(f"warning: student {identity} ({spaces.describe_params(params)}) is left out; {problem}")
+            continue
+        for precision in job.precisions:
+            outputs_of(job, params, recipe, precision, "val")
+        finished[identity] = params
+    return finished
 
 
 def measure_finalists(
@@ -216,6 +226,8 @@ def flat_figures(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def choose_students(job: Job, rows: pd.DataFrame, finalists: Mapping[str, Any], recipe: Training) -> dict[str, Choice]:
     """The winner of every budget whose target was measured, on val and on fresh measurements."""
+    if not len(rows):
+        return {}
     truth, groups = job.task.labels("val"), job.task.groups("val")
     outputs = {
         (identity, precision): outputs_of(job, params, recipe, precision, "val")
@@ -224,7 +236,7 @@ def choose_students(job: Job, rows: pd.DataFrame, finalists: Mapping[str, Any], 
     }
     chosen = {}
     for name, budget in job.spec.budgets.items():
-        here = rows[rows["target"] == budget.target] if len(rows) else rows
+        here = rows[rows["target"] == budget.target]
         here = here[[flips_allowed(job, outputs, i, p) for i, p in zip(here["id"], here["precision"], strict=True)]]
         if len(here):
             cost = budget.cheapest_by or job.spec.main_cost(budget.target)

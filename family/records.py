@@ -232,7 +232,7 @@ def prediction_rows(job: Job, split: Split, model: str, precision: str, seed: in
 
 def frontiers(job: Job, rows: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     found = {}
-    for target in job.measured_targets():
+    for target in job.measured_targets() if len(rows) else ():
         cost = job.spec.main_cost(target)
         here = rows[rows["target"] == target]
         best = frontier(here, cost, "val", job.task.score.higher_is_better)
@@ -256,8 +256,10 @@ def budget_entry(
     """What `family.json` says of one budget; a kept one also gets its student folder."""
     budget = job.spec.budgets[name]
     base = {"target": budget.target, "asked": limits_of(budget)}
+    if budget.target in job.skipped:
+        return base | {"status": "skipped", "reason": job.skipped[budget.target]}
     if choice is None:
-        return base | {"status": "skipped", "reason": job.skipped.get(budget.target, "nothing was measured")}
+        return base | {"status": "missed", "nearest": None, "relax": {}, "limits": {}}
     if choice.status != "kept":
         missed = {"nearest": choice.nearest, "relax": choice.relax, "limits": choice.limits}
         return base | {"status": choice.status} | missed

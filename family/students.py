@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
-from export import Runner, check_parity, describe
+from export import Runner, apply_front, check_parity, describe
 from family import spaces
 from family.candidates import CALIBRATION_ROWS, candidate_folder, export_graphs, opset
 from family.job import Job
 from family.run_folder import content_id, remember, write_beside
-from family.train import load_student, predict, save_student, train
+from family.train import load_student, one_thread, save_student, train
 from family.types import Split, Training
 
-TOLERANCE = 1e-3  # largest difference of an fp32 file from torch, in the outputs' units
+TOLERANCE = 1e-3  # largest difference of an fp32 file from torch, as a share of its greatest output
 
 
 def trained_folder(job: Job, params: Mapping[str, Any], training: Training) -> Path:
@@ -64,22 +65,28 @@ def export_trained(job: Job, params: Mapping[str, Any], training: Training) -> d
     def work() -> dict[str, Any]:
         module = load_trained(job, params, training)
         graphs = export_graphs(job, module, folder, CALIBRATION_ROWS)
-        expected = predict(module, job.task, "val")
-        return {precision: check_graph(job, precision, path, expected) for precision, path in graphs.items()}
+        return {precision: check_graph(job, precision, path, module) for precision, path in graphs.items()}
 
     return dict(remember(folder / "artifacts.json", [training_id(job, training), job.precisions, opset(job)], work))
 
 
-def check_graph(job: Job, precision: str, path: Path, expected: np.ndarray) -> dict[str, Any]:
-    """Describe a file that could ship, with its parity against torch on validation inputs."""
-    rows = np.arange(min(64, len(expected)))
-    batches = list(raw_batches(job, "val", rows))
-    parts = np.split(expected[rows], np.cumsum([len(next(iter(b.values()))) for b in batches])[:-1])
-    scale = max(1.0, float(np.abs(expected).max()))
-    parity = check_parity(path, batches, parts, TOLERANCE * scale if precision == "fp32" else float("inf"))
+class Unfaithful(ArithmeticError):
+    """An exported file whose outputs are not those of the module it was made from."""
+
+
+def check_graph(job: Job, precision: str, path: Path, module: nn.Module) -> dict[str, Any]:
+    """Describe a file that could ship, with its parity against torch: front and module on raw validation rows.
+
+    Raises Unfaithful where fp32 outputs differ by more than TOLERANCE × the greatest of them (1 at least).
+    """
+    batches = list(raw_batches(job, "val", np.arange(min(64, job.task.rows("val")))))
+    with torch.no_grad(), one_thread():
+        expected = [module(*apply_front(job.task.front, batch)).numpy() for batch in batches]
+    scale = max(1.0, *(float(np.abs(part).max()) for part in expected))
+    parity = check_parity(path, batches, expected, TOLERANCE * scale if precision == "fp32" else float("inf"))
     if not parity.kept:
-        raise ArithmeticError(
-            f"{path}: the exported file differs from torch by {parity.largest:.3g}, more than {parity.tolerance:.3g}"
+        raise Unfaithful(
+            f"the file differs from torch by {parity.largest:.3g}, more than {parity.tolerance:.3g}: {path}"
         )
     artifact = describe(path, precision, parity)
     return {

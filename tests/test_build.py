@@ -128,6 +128,16 @@ def test_where_nothing_can_be_kept_the_nearest_is_trained_and_told(tmp_path: Pat
     assert (tmp_path / "run" / "report" / "index.html").exists()
 
 
+def test_students_whose_file_is_not_what_was_trained_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("family.students.TOLERANCE", -1.0)
+    outcome, said = run(tmp_path, "  best: {target: cpu}")
+    assert outcome.exit_code == 3
+    assert outcome.family["budgets"]["best"]["status"] == "missed"
+    assert any("is left out; the file differs from torch by" in line for line in said)
+
+
 def test_a_limit_on_the_score_alone_gets_the_cheapest_that_reaches_it(folder: Path) -> None:
     outcome, _ = run(folder, TWO + "\n  fair: {target: cpu, score: 0.6, cheapest_by: size_kb}")
     fair, best = (outcome.family["budgets"][name] for name in ("fair", "best"))
