@@ -445,3 +445,80 @@ def test_a_label_that_no_train_row_has_is_warned_about(tmp_path: Path) -> None:
     label[:, 2] = 0
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(1).random((60, 8, 8)), label=label)
     assert any("teach nothing: 2" in warning for warning in opened(tmp_path, "d.npz").warnings)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Validation"])
+def test_split_folders_by_their_usual_names(tmp_path: Path, name: str) -> None:
+    for i, part in enumerate(("train", name, "test")):
+        draw_images(tmp_path / "photos" / part, classes=2, each=4 + i)
+    task = opened(tmp_path, "photos")
+    assert [task.rows(s) for s in SPLITS] == [8, 0, 10, 12]
+    assert task.classes == ("c0", "c1")
+    assert any(f"'{name}' is val" in note for note in task.notes) == (name != "val")
+
+
+def test_split_folders_of_ones_own_names_and_a_pool_without_class_folders(tmp_path: Path) -> None:
+    for i, part in enumerate(("fit", "dev", "end")):
+        draw_images(tmp_path / "photos" / part, classes=2, each=4 + i)
+    draw_images(tmp_path / "photos" / "more", classes=1, each=3)
+    for file in (tmp_path / "photos" / "more" / "c0").iterdir():
+        file.rename(tmp_path / "photos" / "more" / file.name)
+    (tmp_path / "photos" / "more" / "c0").rmdir()
+    split = {"train": "fit", "val": "dev", "test": "end", "transfer": "more"}
+    task = opened(tmp_path, "photos", split=split)
+    assert [task.rows(s) for s in SPLITS] == [8, 3, 10, 12]
+    assert task.classes == ("c0", "c1")
+
+
+@pytest.mark.parametrize("where", ["folder", "csv"])
+def test_without_a_ready_made_val_it_is_cut_off_train(tmp_path: Path, where: str) -> None:
+    if where == "folder":
+        draw_images(tmp_path / "d" / "train", classes=2, each=20)
+        draw_images(tmp_path / "d" / "test", classes=2, each=5)
+    else:
+        frame = pd.DataFrame({"a": np.arange(50.0), "label": ["x", "y"] * 25, "split": ["train"] * 40 + ["test"] * 10})
+        frame.to_csv(tmp_path / "d", index=False)
+        (tmp_path / "d").rename(tmp_path / "d.csv")
+    task = opened(tmp_path, "d" if where == "folder" else "d.csv")
+    assert [task.rows(s) for s in SPLITS] == [34, 0, 6, 10]
+    assert np.bincount(task.labels("val")).tolist() == [3, 3]
+    assert any("6 of train (15%) became it" in note for note in task.notes)
+    assert_whole(task)
+
+
+def test_a_pool_of_ones_own_name_needs_no_labels(tmp_path: Path) -> None:
+    split = np.array(["train"] * 30 + ["val"] * 10 + ["test"] * 12 + ["pool"] * 8)
+    label = np.where(split == "pool", "?", np.where(np.arange(60) % 2, "a", "b"))
+    np.savez(tmp_path / "d.npz", x=np.zeros((60, 8, 8), np.uint8), label=label, split=split)
+    pd.DataFrame({"a": np.arange(60.0), "label": label, "split": split}).to_csv(tmp_path / "d.csv", index=False)
+    for name in ("d.npz", "d.csv"):
+        task = opened(tmp_path, name, split={"transfer": "pool"})
+        assert [task.rows(s) for s in SPLITS] == [30, 8, 10, 12]
+        assert task.classes == ("a", "b")
+
+
+def test_rows_of_no_split_are_counted(tmp_path: Path) -> None:
+    split = np.array(["train"] * 30 + ["val"] * 10 + ["test"] * 12 + ["extra"] * 8)
+    np.savez(tmp_path / "d.npz", x=np.zeros((60, 8, 8), np.uint8), label=np.arange(60) % 2, split=split)
+    assert "8 rows of split 'extra' are left out" in opened(tmp_path, "d.npz").warnings
+
+
+def test_other_shares_win_over_ready_made_splits_and_are_said(tmp_path: Path) -> None:
+    split = np.array(["train"] * 40 + ["test"] * 20)
+    np.savez(tmp_path / "d.npz", x=np.zeros((60, 8, 8), np.uint8), label=np.arange(60) % 2, split=split)
+    task = opened(tmp_path, "d.npz", split={"val": 0.2, "test": 0.2})
+    assert [task.rows(s) for s in SPLITS] == [36, 0, 12, 12]
+    assert any("ready-made splits are not used" in note for note in task.notes)
+    assert opened(tmp_path, "d.npz", split={"val": 0.15, "test": 0.15}).rows("test") == 20
+
+
+def test_groups_that_straddle_ready_made_splits_are_counted(tmp_path: Path) -> None:
+    who = np.array([f"p{i // 6}" for i in range(60)])
+    split = np.array(["train"] * 39 + ["val"] * 10 + ["test"] * 11)
+    frame = pd.DataFrame({"a": np.arange(60.0), "who": who, "label": ["x", "y"] * 30, "split": split})
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    warnings = opened(tmp_path, "d.csv", group="who").warnings
+    assert "2 of 10 groups (p6, p8) straddle splits: scores are flattered" in warnings
+    frame["split"] = ["train"] * 36 + ["val"] * 12 + ["test"] * 12
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    assert not any("straddle" in warning for warning in opened(tmp_path, "d.csv", group="who").warnings)

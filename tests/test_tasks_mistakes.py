@@ -271,3 +271,26 @@ def test_a_pool_of_another_shape(tmp_path: Path) -> None:
 )
 def test_augmentations_that_are_not(tmp_path: Path, augment: Any) -> None:
     assert any(w.startswith("data.augment") for w in refused(tmp_path, save(tmp_path), augment=augment))
+
+
+@pytest.mark.parametrize("names", [("train", "cat"), ("valid", "invalid"), ("train", "val", "test", "bird")])
+def test_folders_that_look_like_splits_never_become_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / "all" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "all" / name / "a.png")
+    said = refused(tmp_path, "all")["data.path"]
+    assert names[0] in said
+    assert f"beside {names[-1]}, which are none" in said
+
+
+def test_split_folders_without_test_or_without_class_folders(tmp_path: Path) -> None:
+    photos(tmp_path).rename(tmp_path / "kept")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "kept").rename(tmp_path / "photos" / "train")
+    said = refused(tmp_path, "photos")["data.split"]
+    assert "names test, which no row carries. Found: train." in said
+    assert "{val: 0.15, test: 0.15}" in said
+    assert opened(tmp_path, "photos", split={"val": 0.15, "test": 0.15}).rows("test") == 4
+    (tmp_path / "photos" / "test").mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "photos" / "test" / "a.png")
+    assert "photos/test has no images in class folders" in refused(tmp_path, "photos")["data.path"]

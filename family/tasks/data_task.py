@@ -215,7 +215,8 @@ def open_data(options: DataOptions, cache: Path) -> DataTask:
     kind, classes, truth, notes = read_labels(source, options)
     score = pick_score(options, kind)
     codes = truth if kind == "classification" else np.zeros(len(truth), np.int64)
-    splits = split_rows(source, options, codes, kind == "classification")
+    splits, said, doubts = split_rows(source, options, codes, kind == "classification")
+    notes += said
     source, splits, truth = join_transfer(source, splits, truth, options, cache)
     check_values(source)
     check_classes(kind, classes, truth, splits)
@@ -257,6 +258,7 @@ def open_data(options: DataOptions, cache: Path) -> DataTask:
         notes=(*source.notes, *notes),
         warnings=(
             *source.warnings,
+            *doubts,
             *warn_of_rare(classes, kind, truth, splits),
             *warn_of_duplicates(keys, splits),
         ),

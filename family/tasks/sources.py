@@ -18,12 +18,12 @@ from family.doors import is_reference
 from family.errors import mistake
 from family.run_folder import content_id, write_beside
 from family.tasks.options import DataOptions, Source
+from family.tasks.splits import USUAL
 from family.tasks.user_functions import read_user_arrays
 
 MAPPED = 64_000_000  # bytes from which an array of an .npz is mapped, not read
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 FORMATS = "a folder of class folders, .npz, .csv, .parquet, a saved Hugging Face dataset, or path/file.py:function"
-SPLIT_FOLDERS = ("train", "val", "test")
 
 
 def read_source(options: DataOptions, cache: Path | None = None) -> Source:
@@ -40,7 +40,7 @@ def read_source(options: DataOptions, cache: Path | None = None) -> Source:
     if not path.exists():
         raise mistake("data.path", f"names {options.path}, which is not there (looked for {path}).")
     if path.is_dir() and not is_hugging_face(path):
-        return read_image_folder(path)
+        return read_image_folder(path, options)
     if path.suffix == ".npz":
         return from_arrays(load_arrays(path, "data.path"), options)
     if path.suffix in (".csv", ".parquet") or path.is_dir():
@@ -128,7 +128,7 @@ def from_arrays(arrays: dict[str, np.ndarray], options: DataOptions) -> Source:
         raise mistake("data.path", f"holds arrays of unequal numbers of rows: {lengths}.")
     if not arrays:
         raise mistake("data.path", f"holds no input beside the labels '{label}'.")
-    known = np.ones(len(labels), bool) if split is None else np.asarray(split).astype(str) != "transfer"
+    known = np.ones(len(labels), bool) if split is None else is_known(split, options)
     kind, columns, layout, notes = guess_arrays(arrays, options)
     return Source(kind, columns, labels, known, split=split, groups=groups, layout=layout, notes=tuple(notes))
 
@@ -345,7 +345,7 @@ def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
     labels = columns.pop(label)
     split = columns.pop("split").astype(str).to_numpy() if "split" in columns else None
     groups = take_group(columns, options)
-    known = labels.notna().to_numpy() & (True if split is None else split != "transfer")
+    known = labels.notna().to_numpy() & (True if split is None else is_known(split, options))
     pictures = find_pictures(columns)
     if pictures:
         return picture_table(columns[pictures[0]], labels.to_numpy(), known, split, groups)
@@ -445,30 +445,68 @@ def encode_table(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
     }
 
 
-def read_image_folder(folder: Path) -> Source:
-    """photos/<class>/<file>, or photos/<train|val|test>/<class>/<file>."""
-    parts = {name: folder / name for name in SPLIT_FOLDERS if (folder / name).is_dir()}
-    found: list[tuple[Path, str, str]] = []
-    for split, part in parts.items() if set(SPLIT_FOLDERS) <= set(parts) else [("", folder)]:
-        for group in sorted(p for p in part.iterdir() if p.is_dir()):
-            found += [
-                (file, group.name, split) for file in sorted(group.rglob("*")) if file.suffix.lower() in IMAGE_ENDINGS
-            ]
-    if not found:
-        raise mistake("data.path", f"{folder.name} has no images in class folders ({', '.join(IMAGE_ENDINGS)}).")
+def read_image_folder(folder: Path, options: DataOptions) -> Source:
+    """photos/<class>/<file>, or photos/<train|val|test>/<class>/<file> and photos/transfer/<file>."""
+    parts = find_split_folders(folder, options)
+    found = [
+        (file, name, split)
+        for split, part in parts.items()
+        for file, name in (list_classes(part) if is_known(split, options) else list_pool(part))
+    ]
+    empty = [split for split in parts if split not in {s for _, _, s in found}]
+    if empty:
+        inside = f"{folder.name}/{empty[0]}".rstrip("/")
+        raise mistake("data.path", f"{inside} has no images in class folders ({', '.join(IMAGE_ENDINGS)}).")
+    split = np.array([s for _, _, s in found])
+    known = is_known(split, options)
     labels = np.array([label for _, label, _ in found])
-    parted = np.array([s for _, _, s in found]) if found[0][2] else None
-    files = tuple(file for file, _, _ in found)
     return Source(
         "images",
         {},
         labels,
-        np.ones(len(found), bool),
-        split=parted,
-        files=files,
+        known,
+        split=None if "" in parts else split,
+        files=tuple(file for file, _, _ in found),
         layout="hwc",
-        notes=(f"task: images, {len(found)} files of {len(set(labels))} class folders",),
+        notes=(f"task: images, {len(found)} files of {len(set(labels[known]))} class folders",),
     )
+
+
+def find_split_folders(folder: Path, options: DataOptions) -> dict[str, Path]:
+    """Folders of ready-made splits by name, or the folder itself as "".
+
+    Raises Mistakes where only some of the folders look like splits: which are classes cannot be told.
+    """
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    asked = {n: v for n, v in (options.split or {}).items() if isinstance(v, str)}
+    usual = {name for names in USUAL.values() for name in names}
+    parts = {p.name: p for p in inside if p.name.lower() in usual or p.name in asked.values()}
+    others = [p.name for p in inside if p.name not in parts and list_pool(p)]
+    if parts and others:
+        raise mistake(
+            "data.path",
+            f"{folder.name} holds {', '.join(parts)}, which by name are ready-made splits, beside "
+            f"{', '.join(others[:5])}, which are none. It must hold either class folders, or train, val and test "
+            "with class folders inside; rename, or name them in data.split.",
+        )
+    return parts or {"": folder}
+
+
+def list_classes(folder: Path) -> list[tuple[Path, str]]:
+    """Images and the names of the class folders they lie in."""
+    groups = sorted(p for p in folder.iterdir() if p.is_dir())
+    return [(file, group.name) for group in groups for file, _ in list_pool(group)]
+
+
+def list_pool(folder: Path) -> list[tuple[Path, str]]:
+    """Images anywhere below, without a label."""
+    return [(file, "") for file in sorted(folder.rglob("*")) if file.suffix.lower() in IMAGE_ENDINGS]
+
+
+def is_known(split: np.ndarray | str, options: DataOptions) -> np.ndarray:
+    """Whether rows of this split have a label: all but those of the pool, by the name that data.split gives it."""
+    names, asked = np.asarray(split).astype(str), (options.split or {}).get("transfer")
+    return np.asarray(np.char.lower(names) != "transfer" if asked is None else names != str(asked))
 
 
 def decode(file: Any) -> np.ndarray:
@@ -495,7 +533,6 @@ def read_hugging_face(path: Path, where: str) -> pd.DataFrame:
     opened = datasets.load_from_disk(str(path))
     tables = dict(opened) if isinstance(opened, datasets.DatasetDict) else {"": opened}
     frames = []
-    renamed = {"validation": "val", "valid": "val"}
     for name, table in tables.items():
         pictures = [c for c, feature in table.features.items() if isinstance(feature, datasets.Image)]
         whole = table.with_format("arrow")[:]
@@ -503,5 +540,5 @@ def read_hugging_face(path: Path, where: str) -> pd.DataFrame:
         for column, feature in table.features.items():
             if isinstance(feature, datasets.ClassLabel):
                 frame[column] = [feature.names[i] if i >= 0 else None for i in frame[column]]
-        frames.append(frame.assign(split=renamed.get(name, name)) if name else frame)
+        frames.append(frame.assign(split=name) if name else frame)
     return pd.concat(frames, ignore_index=True)

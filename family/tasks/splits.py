@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,28 @@ from family.tasks.options import DataOptions, Source
 
 SHARES = {"val": 0.15, "test": 0.15}
 NAMES = ("train", "val", "test", "transfer")
+USUAL = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+    "transfer": ("transfer",),
+}  # what ready-made splits are called, upper and lower case alike
 
 
-def split_rows(source: Source, options: DataOptions, codes: np.ndarray, stratify: bool) -> dict[str, np.ndarray]:
-    """Row positions per split. Raises Mistakes for splits that would be empty."""
-    asked = dict(options.split or {})
-    if source.split is not None and not all(isinstance(v, int | float) for v in asked.values()):
-        splits = named_splits(source.split, asked)
-    elif source.split is not None and asked in ({}, SHARES):
-        splits = named_splits(source.split, {})
+def split_rows(
+    source: Source, options: DataOptions, codes: np.ndarray, stratify: bool
+) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """Row positions per split, notes and warnings. Raises Mistakes for splits that would be empty."""
+    asked, strata = dict(options.split or {}), codes if stratify else None
+    notes: list[str] = []
+    warnings: list[str] = []
+    if source.split is not None and uses_names(source.split, asked):
+        named = {name: value for name, value in asked.items() if isinstance(value, str)}
+        splits, notes, warnings = ready_splits(source, named, strata, options.seed)
     else:
-        splits = shared_splits(source, asked or SHARES, codes, stratify, options.seed)
+        splits = shared_splits(source, asked or SHARES, strata, options.seed)
+        if source.split is not None:
+            notes.append("split: the shares of data.split are cut from all rows; the ready-made splits are not used")
     splits = keep_labels(take_unlabelled(splits, source.known), codes, options, stratify)
     empty = [
         Mistake("data.split", f"leaves no row in '{name}'.")
@@ -32,17 +43,64 @@ def split_rows(source: Source, options: DataOptions, codes: np.ndarray, stratify
     ]
     if empty:
         raise Mistakes(empty)
-    return splits
+    return splits, notes, [*warnings, *warn_of_straddling(source.groups, splits)]
 
 
-def named_splits(column: np.ndarray, asked: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    values = np.asarray(column).astype(str)
+def uses_names(column: np.ndarray, asked: Mapping[str, Any]) -> bool:
+    """Whether ready-made splits are taken: unless other shares are asked for, or the default ones where they must
+    be, as there is no ready-made test."""
+    if not all(isinstance(v, int | float) for v in asked.values()):
+        return True
+    return not asked or (asked == SHARES and "test" in find_names(np.unique(column.astype(str)), {}))
+
+
+def find_names(found: Iterable[str], asked: Mapping[str, Any]) -> dict[str, str]:
+    """What each split is called among the names `found`: as asked, or else one of its usual names."""
+    lowered = {name.lower(): name for name in sorted(found, reverse=True)}
+    names = {}
+    for split, usual in USUAL.items():
+        if split in asked:
+            names[split] = str(asked[split])
+        elif known := [lowered[name] for name in usual if name in lowered]:
+            names[split] = known[0]
+    return names
+
+
+def ready_splits(
+    source: Source, asked: Mapping[str, Any], codes: np.ndarray | None, seed: int
+) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """Rows by the names they carry; where none is called val, it is cut off train, which is said."""
+    assert source.split is not None
+    values = source.split.astype(str)
     found = sorted(set(values))
-    names = {name: str(asked.get(name, name)) for name in NAMES}
-    missing = [names[n] for n in ("train", "val", "test") if names[n] not in found]
+    names = find_names(found, asked)
+    missing = [names.get(n, n) for n in ("train", "test", *{"val"} & set(names)) if names.get(n) not in found]
     if missing:
-        raise mistake("data.split", f"names {', '.join(missing)}, which no row carries. Found: {', '.join(found)}.")
-    return {name: np.flatnonzero(values == names[name]) for name in NAMES}
+        said = f"names {', '.join(missing)}, which no row carries. Found: {', '.join(found)}."
+        raise mistake("data.split", f"{said} Or cut shares of all rows: {{val: 0.15, test: 0.15}}.")
+    splits = {n: np.flatnonzero(values == names[n]) if n in names else np.zeros(0, np.int64) for n in NAMES}
+    notes = [f"split: '{name}' is {split}" for split, name in names.items() if name != split and split not in asked]
+    if "val" not in names:
+        taught = splits["train"][source.known[splits["train"]]]
+        _, splits["val"] = cut(taught, SHARES["val"], source.groups, codes, seed)
+        splits["train"] = np.setdiff1d(splits["train"], splits["val"])
+        notes.append(f"split: no rows are called val; {len(splits['val'])} of train ({SHARES['val']:.0%}) became it")
+    left = {name: int((values == name).sum()) for name in found if name not in names.values()}
+    warnings = [f"{count} rows of split '{name}' are left out" for name, count in left.items()]
+    return splits, notes, warnings
+
+
+def warn_of_straddling(groups: np.ndarray | None, splits: Mapping[str, np.ndarray]) -> list[str]:
+    """Groups that stand on both sides of what is learnt and what is scored."""
+    if groups is None:
+        return []
+    taught = np.concatenate([splits["train"], splits["transfer"]])
+    sides = [set(groups[rows].tolist()) for rows in (taught, splits["val"], splits["test"])]
+    both = (sides[0] & sides[1]) | (sides[0] & sides[2]) | (sides[1] & sides[2])
+    if not both:
+        return []
+    shown = ", ".join(sorted(both)[:3]) + (", …" if len(both) > 3 else "")
+    return [f"{len(both)} of {len(set.union(*sides))} groups ({shown}) straddle splits: scores are flattered"]
 
 
 def take_unlabelled(splits: Mapping[str, np.ndarray], known: np.ndarray) -> dict[str, np.ndarray]:
@@ -60,7 +118,7 @@ def take_unlabelled(splits: Mapping[str, np.ndarray], known: np.ndarray) -> dict
 
 
 def shared_splits(
-    source: Source, shares: Mapping[str, float], codes: np.ndarray, stratify: bool, seed: int
+    source: Source, shares: Mapping[str, float], codes: np.ndarray | None, seed: int
 ) -> dict[str, np.ndarray]:
     """Cut off test, then val.
 
@@ -71,7 +129,7 @@ def shared_splits(
     left = labelled
     for name in ("test", "val"):
         wanted = float(shares.get(name, SHARES[name])) * len(labelled) / max(len(left), 1)
-        left, parts[name] = cut(left, wanted, source.groups, codes if stratify else None, seed)
+        left, parts[name] = cut(left, wanted, source.groups, codes, seed)
     return parts | {"train": left}
 
 
