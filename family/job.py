@@ -144,7 +144,7 @@ def limits_of(budget: Any) -> dict[str, float]:
 
 def data_options(spec: Spec) -> DataOptions:
     data, size = spec.data, spec.students.input
-    side: tuple[int, int] | None = (size, size) if isinstance(size, int) else (size[0], size[1]) if size else None
+    side = (size, size) if isinstance(size, int) else (size.height, size.width) if size else None
     return DataOptions(
         path=data.path,
         folder=spec.folder,
@@ -153,6 +153,7 @@ def data_options(spec: Spec) -> DataOptions:
         label=data.label,
         split=data.split.model_dump(exclude_none=True) if data.split else None,
         group=data.group,
+        layout=data.layout,
         transfer=data.transfer,
         augment=data.augment,
         keep_labels=10**9 if data.keep_labels == "all" else data.keep_labels,

@@ -92,6 +92,8 @@ class DataSpec(Part):
     split: SplitSpec | None = None
     group: str | None = None
     """Rows with the same value of this column never straddle splits."""
+    layout: Literal["hwc", "chw"] | None = None
+    """Of arrays of images (rows, height, width, channels) or (rows, channels, height, width); default: by shape."""
     transfer: str | None = None
     """Unlabelled examples, in any of the formats of path; the teacher labels them."""
     augment: Annotated[str, name_or_file("auto", "none")] | dict[str, Any] = "auto"
@@ -102,6 +104,7 @@ class DataSpec(Part):
 
 class PreprocessSpec(Part):
     size: Count | Pair | None = None
+    """A side in pixels, or [height, width]."""
     mean: list[Number] | None = None
     std: list[Positive] | None = None
     layout: Literal["nchw", "nhwc"] | None = None
@@ -163,10 +166,34 @@ Value = Annotated[int, Strict()] | Number | str
 Narrowed = Annotated[Annotated[Range, Tag("range")] | Annotated[Value, Tag("value")], Discriminator(tell_range)]
 
 
+class SizeSpec(Part):
+    """Sides of an image in pixels."""
+
+    height: Count
+    width: Count
+
+
+def read_size(value: Any) -> Any:
+    if isinstance(value, list):
+        raise ValueError(  # noqa: TRY004  pydantic collects ValueErrors
+            "must be one number, the side of a square, or {height: …, width: …}; a list would search the size, "
+            f"which this version does not. Got {show(value)}"
+        )
+    return value
+
+
+def tell_size(value: Any) -> str:
+    return "sides" if isinstance(value, dict | SizeSpec) else "side"
+
+
+Sides = Annotated[Annotated[SizeSpec, Tag("sides")] | Annotated[Count, Tag("side")], Discriminator(tell_size)]
+Size = Annotated[Sides, BeforeValidator(read_size, json_schema_input_type=Count | SizeSpec)]
+
+
 class StudentsSpec(Part):
     space: Annotated[str, name_or_file(*SPACES)]
-    input: Count | Pair | None = None
-    """The students' own input size; default: the data's."""
+    input: Size | None = None
+    """The students' own input size in pixels: a side, or {height, width}; default: the data's."""
     dims: dict[str, Narrowed] = Field(default_factory=dict)
     """Narrows what the space declares: value, [low, high], {low, high, step, log} or {choices: […]}."""
 

@@ -296,8 +296,24 @@ MISTAKES = {
     ),
     "input": (
         swap("{space: conv}", "{space: conv, input: large}"),
-        "students.input must be a whole number or a list. Got 'large'",
+        "students.input must be a whole number. Got 'large'",
         3,
+    ),
+    "input as a list": (
+        swap("{space: conv}", "{space: conv, input: [64, 128]}"),
+        "students.input must be one number, the side of a square, or {height: …, width: …}; a list would search the "
+        "size, which this version does not. Got [64, 128]",
+        3,
+    ),
+    "half an input": (
+        swap("{space: conv}", "{space: conv, input: {height: 64}}"),
+        "students.input.width is missing. Required here: height and width",
+        3,
+    ),
+    "layout": (
+        swap("data: digits", "data: {path: digits, layout: nchw}"),
+        "data.layout must be hwc or chw. Got 'nchw'. Did you mean 'chw'?",
+        1,
     ),
     "seed": (GOOD + "seed: 1.5\n", "seed must be a whole number. Got 1.5", 6),
     "date": (GOOD + "seed: 2020-01-01\n", "seed must be a whole number. Got datetime.date(2020, 1, 1)", 6),

@@ -9,7 +9,8 @@ from ruamel.yaml import YAML
 
 import benchmark.targets
 from family.errors import Mistakes
-from family.spec import Spec, TargetSpec, format_mistakes, read_spec, schema
+from family.job import data_options
+from family.spec import SizeSpec, Spec, TargetSpec, format_mistakes, read_spec, schema
 
 WHOLE = """\
 # yaml-language-server: $schema=budgets.schema.json
@@ -107,9 +108,11 @@ def test_teacher_as_text_mapping_list_and_built_in(home: Path) -> None:
 def test_numbers_keep_their_kind_and_splits_may_be_names(home: Path) -> None:
     spec = read(
         home,
-        SHORT.replace("photos", "photos, split: {train: a, val: b, test: c}").replace("conv", "mlp, input: [8, 16]"),
+        SHORT.replace("photos", "photos, split: {train: a, val: b, test: c}").replace(
+            "conv", "mlp, input: {height: 8, width: 16}"
+        ),
     )
-    assert spec.students.input == [8, 16]
+    assert spec.students.input == SizeSpec(height=8, width=16)
     assert spec.data.split is not None
     assert spec.data.split.model_dump(exclude_none=True) == {"train": "a", "val": "b", "test": "c"}
 
@@ -158,3 +161,10 @@ def test_a_mistake_is_found_on_its_line_whatever_the_budget_is_called(home: Path
     first, second = format_mistakes(caught.value, home / "budgets.yaml").splitlines()
     assert first.endswith("(budgets.yaml, line 6).")
     assert second.startswith("budgets.v1.3.size_kb must be above 0. Got 0 (budgets.yaml, line 9)")
+
+
+def test_the_students_input_is_a_side_or_height_and_width(home: Path) -> None:
+    for given, size in (("96", (96, 96)), ("{height: 32, width: 48}", (32, 48))):
+        spec = read(home, SHORT.replace("{space: conv}", f"{{space: conv, input: {given}}}"))
+        assert data_options(spec).student_input == size
+        assert Spec.model_validate(json.loads(spec.model_dump_json())).students.input == spec.students.input

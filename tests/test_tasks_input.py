@@ -153,6 +153,10 @@ def test_encoded_images_in_a_column(tmp_path: Path, where: str) -> None:
         ((60, 9, 8), "hw", (1, 9, 8)),
         ((60, 9, 8, 3), "hwc", (3, 9, 8)),
         ((60, 3, 9, 8), "chw", (3, 9, 8)),
+        ((60, 2, 9, 8), "chw", (2, 9, 8)),
+        ((60, 9, 8, 2), "hwc", (2, 9, 8)),
+        ((60, 5, 16, 12), "chw", (5, 16, 12)),
+        ((60, 5, 5, 3), "hwc", (3, 5, 5)),
     ],
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
@@ -522,3 +526,13 @@ def test_groups_that_straddle_ready_made_splits_are_counted(tmp_path: Path) -> N
     frame["split"] = ["train"] * 36 + ["val"] * 12 + ["test"] * 12
     frame.to_csv(tmp_path / "d.csv", index=False)
     assert not any("straddle" in warning for warning in opened(tmp_path, "d.csv", group="who").warnings)
+
+
+@pytest.mark.parametrize(("layout", "body"), [("hwc", (12, 8, 9)), ("chw", (8, 9, 12))])
+def test_a_layout_that_is_given_is_taken(tmp_path: Path, layout: str, body: Any) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 9, 12)).astype(np.uint8)
+    np.savez(tmp_path / "d.npz", x=pixels, label=np.arange(60) % 3)
+    task = opened(tmp_path, "d.npz", layout=layout)
+    assert task.body.inputs[0].shape == ("batch", *body)
+    assert f"task: images, layout {layout} as data.layout says" in task.notes
+    assert_whole(task)

@@ -294,3 +294,33 @@ def test_split_folders_without_test_or_without_class_folders(tmp_path: Path) -> 
     (tmp_path / "photos" / "test").mkdir()
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "photos" / "test" / "a.png")
     assert "photos/test has no images in class folders" in refused(tmp_path, "photos")["data.path"]
+
+
+@pytest.mark.parametrize("key", ["label", "group"])
+def test_a_column_where_there_are_none_is_refused(tmp_path: Path, key: str) -> None:
+    photos(tmp_path)
+    code = "from family.tasks.sources import read_digits\ndef give():\n    return read_digits()\n"
+    (tmp_path / "mine.py").write_text(code)
+    for path, what in (("photos", "folder of images"), ("digits", "built-in digits"), ("mine.py:give", "Source")):
+        said = refused(tmp_path, path, **{key: "patient"})[f"data.{key}"]
+        assert what in said
+        assert "Got 'patient'" in said
+        assert ".csv" in said
+    assert set(refused(tmp_path, "photos", label="a", group="b")) == {"data.label", "data.group"}
+
+
+@pytest.mark.parametrize("shape", [(8, 9, 12), (64, 8, 8), (3, 9, 3)])
+def test_either_end_may_hold_the_channels(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    a, b, c = shape
+    said = refused(tmp_path, save(tmp_path, x=np.zeros((60, *shape), np.uint8)))["data.layout"]
+    assert f"{a} × {b} pixels of {c} channels (hwc)" in said
+    assert f"{b} × {c} pixels of {a} channels (chw)" in said
+
+
+def test_a_layout_for_what_has_none(tmp_path: Path) -> None:
+    photos(tmp_path)
+    pd.DataFrame({"a": np.arange(60), "label": ["x", "y"] * 30}).to_csv(tmp_path / "d.csv", index=False)
+    assert "holds table, not images" in refused(tmp_path, "d.csv", layout="hwc")["data.layout"]
+    assert "read as hwc" in refused(tmp_path, "photos", layout="chw")["data.layout"]
+    assert "read as hwc" in refused(tmp_path, "digits", layout="chw")["data.layout"]
+    assert "(60, 8, 8)" in refused(tmp_path, save(tmp_path), layout="chw")["data.layout"]

@@ -207,6 +207,9 @@ def open_data(options: DataOptions, cache: Path) -> DataTask:
     source = read_source(options, cache)
     if options.task and options.task != source.kind:
         raise mistake("task", f"says {options.task}; {options.path} holds {source.kind}.")
+    if options.layout not in (None, source.layout):
+        held = f"images that are read as {source.layout}" if source.layout else f"{source.kind}, not images"
+        raise mistake("data.layout", f"says {options.layout}; {options.path} holds {held}. It is for arrays of images.")
     collect(
         lambda: check_values(source),
         lambda: pick_score(options, read_labels(source, options)[0]),

@@ -24,6 +24,7 @@ class DataOptions:
     label: str | None = None
     split: Mapping[str, Any] | None = None
     group: str | None = None
+    layout: str | None = None  # hwc | chw, of arrays of images
     transfer: str | None = None
     augment: Any = "auto"
     keep_labels: int | None = None

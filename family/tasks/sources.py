@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from family.doors import is_reference
-from family.errors import mistake
+from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id, write_beside
 from family.tasks.options import DataOptions, Source
 from family.tasks.splits import USUAL
 from family.tasks.user_functions import read_user_arrays
 
+PIXELS = (1, 3, 4)  # channels that images usually have
 MAPPED = 64_000_000  # bytes from which an array of an .npz is mapped, not read
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 FORMATS = "a folder of class folders, .npz, .csv, .parquet, a saved Hugging Face dataset, or path/file.py:function"
@@ -32,20 +33,41 @@ def read_source(options: DataOptions, cache: Path | None = None) -> Source:
     With a `cache` folder, images inside a .parquet are mapped from an Arrow copy there, not held in memory.
     """
     if options.path == "digits":
+        refuse_unused(options, "the built-in digits, which have labels of their own and no groups")
         return read_digits()
     if is_reference(options.path):
         made = read_user_arrays(options.path, options.folder, "data.path")
-        return made if isinstance(made, Source) else from_arrays(made, options)
+        if isinstance(made, Source):
+            refuse_unused(options, f"the Source that {options.path} returns, which holds its own")
+            return made
+        return from_arrays(made, options)
     path = (options.folder / options.path).resolve()
     if not path.exists():
         raise mistake("data.path", f"names {options.path}, which is not there (looked for {path}).")
     if path.is_dir() and not is_hugging_face(path):
+        refuse_unused(options, "a folder of images, whose class folders are the labels")
         return read_image_folder(path, options)
     if path.suffix == ".npz":
         return from_arrays(load_arrays(path, "data.path"), options)
     if path.suffix in (".csv", ".parquet") or path.is_dir():
         return from_frame(read_any_frame(path, cache, "data.path"), options)
     raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.")
+
+
+def refuse_unused(options: DataOptions, what: str) -> None:
+    """Raises Mistakes for keys that name a column where there are none."""
+    keys = {"label": "the labels", "group": "the groups"}
+    wrong = [
+        Mistake(
+            f"data.{key}",
+            f"is not for {what}. Got '{value}'; leave it out. It names {said} in .npz, .csv, .parquet, "
+            "a saved Hugging Face dataset, or what path/file.py:function returns.",
+        )
+        for key, said in keys.items()
+        if (value := getattr(options, key)) is not None
+    ]
+    if wrong:
+        raise Mistakes(wrong)
 
 
 NO_CLASSES = ("bbox", "bboxes", "boxes", "objects", "segmentation", "mask", "masks")
@@ -188,13 +210,13 @@ def guess_arrays(
                 columns = cut_series(array, arrays["length"])
             return "series", columns, "", [f"task: series, channels {array.shape[1]}, time {array.shape[2]}"]
         if asked == "images" or (asked is None and array.ndim >= 3):
-            layout = guess_layout(array)
+            layout, how = find_layout(inputs[0], array, options.layout)
             kept = array if array.dtype == np.uint8 else array.astype(np.float32, copy=False)
             return (
                 "images",
                 {"image": kept},
                 layout,
-                [f"task: images, layout {layout} guessed from shape {array.shape[1:]}"],
+                [f"task: images, layout {layout} {how}"],
             )
         if array.ndim == 2:
             columns = {"numbers": array.astype(np.float32)}
@@ -207,12 +229,33 @@ def guess_arrays(
     )
 
 
-def guess_layout(array: np.ndarray) -> str:
-    if array.ndim == 3:
-        return "hw"
+def find_layout(name: str, array: np.ndarray, asked: str | None) -> tuple[str, str]:
+    """hw, hwc or chw, and how it was found: the axis of channels is clearly shorter than the sides of the image.
+
+    Raises Mistakes where either end could hold the channels, and no `data.layout` says which.
+    """
+    if array.ndim == 3 and asked is None:
+        return "hw", f"guessed from shape {array.shape[1:]}"
     if array.ndim != 4:
-        raise mistake("data.path", f"images must be (rows, height, width[, channels]). Got {array.shape}.")
-    return "chw" if array.shape[1] in (1, 3, 4) and array.shape[3] not in (1, 3, 4) else "hwc"
+        where, channels = ("data.path", "[, channels]") if asked is None else ("data.layout", ", channels")
+        raise mistake(
+            where,
+            f"images must be (rows, height, width{channels}) or (rows, channels, height, width). "
+            f"Got '{name}' {array.shape}.",
+        )
+    if asked is not None:
+        return asked, "as data.layout says"
+    first, second, last = array.shape[1:]
+    able = {"chw": 2 * first <= min(second, last), "hwc": 2 * last <= min(first, second)}
+    if sum(able.values()) != 1:
+        able = {"chw": first in PIXELS, "hwc": last in PIXELS}
+    if sum(able.values()) != 1:
+        raise mistake(
+            "data.layout",
+            f"must be given, hwc or chw: rows of '{name}' {array.shape[1:]} may be {first} × {second} pixels of "
+            f"{last} channels (hwc), or {second} × {last} pixels of {first} channels (chw).",
+        )
+    return ("chw" if able["chw"] else "hwc"), f"guessed from shape {array.shape[1:]}"
 
 
 def take_group(columns: Any, options: DataOptions) -> np.ndarray | None:
