@@ -536,3 +536,73 @@ def test_a_layout_that_is_given_is_taken(tmp_path: Path, layout: str, body: Any)
     assert task.body.inputs[0].shape == ("batch", *body)
     assert f"task: images, layout {layout} as data.layout says" in task.notes
     assert_whole(task)
+
+
+def test_lists_of_labels_in_a_column(tmp_path: Path) -> None:
+    label = np.random.default_rng(0).integers(0, 2, (60, 4))
+    frame = pd.DataFrame({"a": np.arange(60.0), "label": [*label]})
+    frame.to_parquet(tmp_path / "d.parquet")
+    task = opened(tmp_path, "d.parquet")
+    assert task.kind == "multilabel"
+    np.testing.assert_array_equal(task.labels("val"), label[task.row_ids("val")])
+    frame["label"] = [*label[:50], *[None] * 10]
+    frame.to_parquet(tmp_path / "d.parquet")
+    assert opened(tmp_path, "d.parquet").row_ids("transfer").tolist() == list(range(50, 60))
+    frame["label"] = [*np.random.default_rng(1).random((60, 3))]
+    frame.to_parquet(tmp_path / "d.parquet")
+    task = opened(tmp_path, "d.parquet")
+    assert task.kind == "regression"
+    assert task.labels("val").shape[1] == 3
+
+
+def test_bodies_are_written_in_order_so_that_a_full_disk_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from family.tasks import data_task
+
+    draw_images(tmp_path / "photos", classes=2, each=10)
+    monkeypatch.setattr(data_task, "IN_MEMORY", 0)
+    chunks, sizes = data_task.raw_chunks, []
+
+    def stop_halfway(source: Any, ragged: bool) -> Any:
+        for i, chunk in enumerate(chunks(source, ragged)):
+            sizes.extend(file.stat().st_size for file in (tmp_path / "cache").rglob("*.filling"))
+            if i == 10:
+                raise OSError(28, "No space left on device")
+            yield chunk
+
+    monkeypatch.setattr(data_task, "raw_chunks", stop_halfway)
+    with pytest.raises(OSError, match="No space"):
+        opened(tmp_path, "photos")
+    assert max(sizes) < 20 * 3 * 12 * 10 * 2  # a memory map has its whole size at once
+    assert not [*(tmp_path / "cache").rglob("*.filling")]
+
+
+def test_normalisation_in_pieces_is_that_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from family.tasks import data_task
+
+    make_table().to_csv(tmp_path / "d.csv", index=False)
+    random = np.random.default_rng(0)
+    series = {"x": random.normal(5, 2, (60, 2, 12)), "length": random.integers(4, 13, 60), "label": np.arange(60) % 3}
+    np.savez(tmp_path / "d.npz", **series)
+    for name in ("d.csv", "d.npz"):
+        whole = opened(tmp_path, name)
+        monkeypatch.setattr(data_task, "CHUNK", 500)
+        part = opened(tmp_path, name)
+        monkeypatch.undo()
+        np.testing.assert_allclose(part.front.mean, whole.front.mean, rtol=1e-5)  # type: ignore[union-attr]
+        np.testing.assert_allclose(part.front.std, whole.front.std, rtol=1e-5)  # type: ignore[union-attr]
+        assert part.signature == whole.signature
+    raw = whole.raw("train", np.arange(whole.rows("train")))
+    inside = np.arange(12) < raw["length"][:, None]
+    np.testing.assert_allclose(whole.front.std[1], raw["series"][:, 1][inside].std(), rtol=1e-4)  # type: ignore[union-attr]
+
+
+def test_a_mapped_table_of_float32_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from family.tasks import sources
+
+    monkeypatch.setattr(sources, "MAPPED", 0)
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).random((60, 4), np.float32), label=np.arange(60) % 3)
+    task = opened(tmp_path, "d.npz")
+    assert isinstance(task.source.columns["numbers"].base, np.memmap)
+    assert_whole(task)

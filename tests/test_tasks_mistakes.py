@@ -324,3 +324,15 @@ def test_a_layout_for_what_has_none(tmp_path: Path) -> None:
     assert "read as hwc" in refused(tmp_path, "photos", layout="chw")["data.layout"]
     assert "read as hwc" in refused(tmp_path, "digits", layout="chw")["data.layout"]
     assert "(60, 8, 8)" in refused(tmp_path, save(tmp_path), layout="chw")["data.layout"]
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted"),
+    [
+        ([[0, 1], [1]] * 30, "lengths [1, 2]"),
+        ([["cat", "dog"], ["dog", "cat"]] * 30, "numbers, such as [0, 1, 1]. Got ['cat', 'dog']"),
+    ],
+)
+def test_lists_of_labels_that_do_not_fit(tmp_path: Path, label: Any, wanted: str) -> None:
+    pd.DataFrame({"a": np.arange(60.0), "label": label}).to_parquet(tmp_path / "d.parquet")
+    assert wanted in refused(tmp_path, "d.parquet")["data.label"]

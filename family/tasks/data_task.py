@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -442,32 +443,54 @@ def rounded(values: np.ndarray) -> tuple[float, ...]:
 
 
 def table_front(source: Source, train: np.ndarray) -> TableFront:
-    numbers = source.columns.get("numbers", np.zeros((source.rows, 0), np.float32)).astype(np.float64)
+    numbers = source.columns.get("numbers", np.zeros((source.rows, 0), np.float32))
     codes = source.columns.get("categories", np.zeros((source.rows, 0), np.int64))
-    with np.errstate(all="ignore"):
-        counts = np.maximum((~np.isnan(numbers[train])).sum(0), 1)
-        mean = np.nansum(numbers[train], 0) / counts
-        std = np.sqrt(np.nansum((numbers[train] - mean) ** 2, 0) / counts)
-    flagged = tuple(int(i) for i in np.flatnonzero(np.isnan(numbers).any(0)))
+    mean, std = measure_columns(numbers, train)
+    flagged = np.zeros(numbers.shape[1], bool)
+    for rows in pieces(np.arange(len(numbers)), numbers):
+        flagged |= np.isnan(numbers[rows]).any(0)
     sizes = tuple(int(codes[:, i].max(initial=0)) + 1 for i in range(codes.shape[1]))
     return TableFront(
         rounded(mean) if mean.size else (),
         rounded(np.where(std > 1e-9, std, 1)) if std.size else (),
-        flagged,
+        tuple(int(i) for i in np.flatnonzero(flagged)),
         sizes,
     )
 
 
+def pieces(rows: np.ndarray, values: np.ndarray) -> Iterator[np.ndarray]:
+    """`rows` in pieces whose values, in float64, take about `CHUNK` bytes each: `values` may be larger than memory."""
+    size = max(1, CHUNK // max(1, 8 * int(np.prod(values.shape[1:]))))
+    yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def measure_columns(numbers: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation (columns,) over train, missing values left out."""
+    wide = numbers.shape[1]
+    count, total, squares = np.zeros(wide, np.int64), np.zeros(wide), np.zeros(wide)
+    for rows in pieces(train, numbers):
+        part = numbers[rows].astype(np.float64)
+        count, total = count + (~np.isnan(part)).sum(0), total + np.nansum(part, 0)
+    mean = total / np.maximum(count, 1)
+    for rows in pieces(train, numbers):
+        squares += np.nansum((numbers[rows] - mean) ** 2, 0)
+    return mean, np.sqrt(squares / np.maximum(count, 1))
+
+
 def series_front(source: Source, train: np.ndarray) -> SeriesFront:
+    """Mean and deviation per channel over train, padding left out."""
     series, length = source.columns["series"], source.columns.get("length")
-    time = series.shape[2]
-    keep = np.ones((len(train), 1, time), bool) if length is None else np.arange(time) < length[train][:, None, None]
-    counts = keep.sum((0, 2)) if length is None else np.full(1, keep.sum())
-    mean = (series[train] * keep).sum((0, 2), dtype=np.float64) / counts
-    var = ((series[train] - mean[:, None]) ** 2 * keep).sum((0, 2), dtype=np.float64) / counts
-    return SeriesFront(
-        series.shape[1], time, rounded(mean), rounded(np.sqrt(np.maximum(var, 1e-12))), length is not None
-    )
+    channels, time = series.shape[1:]
+    keep = np.full(source.rows, time) if length is None else length
+    count, total, squares = int(keep[train].sum()), np.zeros(channels), np.zeros(channels)
+    inside = lambda rows: np.arange(time) < keep[rows][:, None, None]  # noqa: E731
+    for rows in pieces(train, series):
+        total += (series[rows] * inside(rows)).sum((0, 2), dtype=np.float64)
+    mean = total / count
+    for rows in pieces(train, series):
+        squares += ((series[rows] - mean[:, None]) ** 2 * inside(rows)).sum((0, 2), dtype=np.float64)
+    std = np.sqrt(np.maximum(squares / count, 1e-12))
+    return SeriesFront(channels, time, rounded(mean), rounded(std), length is not None)
 
 
 def raw_rows(source: Source, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -487,7 +510,11 @@ def prepare_body(source: Source, front: Front, place: Path) -> tuple[np.ndarray,
     first = apply_front(front, raw_rows(source, np.arange(1)))
     if sum(t.numel() for t in first) * 4 * source.rows <= IN_MEMORY and not source.files:
         arrays = tuple(np.empty((source.rows, *t.shape[1:]), np.float32) for t in first)
-        fill_body(source, front, arrays)
+        start = 0
+        for given in body_chunks(source, front):
+            for array, values in zip(arrays, given, strict=True):
+                array[start : start + len(values)] = values
+            start += len(given[0])
         return arrays
     paths = [place / f"body-{i}.npy" for i in range(len(first))]
     if not all(path.exists() for path in paths):
@@ -499,27 +526,31 @@ def row_bytes(source: Source) -> int:
     return sum(values[:1].nbytes for values in source.columns.values()) or 1
 
 
-def fill_body(source: Source, front: Front, arrays: Sequence[np.ndarray]) -> None:
-    """Write what the front gives into `arrays`, chunk by chunk."""
-    start = 0
+def body_chunks(source: Source, front: Front) -> Iterator[list[np.ndarray]]:
+    """What the front gives, chunk by chunk, one array per body input."""
     for chunk in raw_chunks(source, bool(source.files)):
-        given = apply_front(front, chunk)
-        for array, tensor in zip(arrays, given, strict=True):
-            array[start : start + len(tensor)] = tensor.numpy()
-        start += len(given[0])
+        yield [tensor.numpy() for tensor in apply_front(front, chunk)]
 
 
 def write_body(source: Source, front: Front, paths: list[Path], first: tuple[Tensor, ...]) -> None:
+    """In float16, each file from its begin to its end rather than through a memory map, so that a full disk is an
+    OSError and not a signal."""
     parts = [path.with_name(f".{path.name}.{os.getpid()}.filling") for path in paths]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    maps = [
-        np.lib.format.open_memmap(p, "w+", np.float16, (source.rows, *t.shape[1:]))
-        for p, t in zip(parts, first, strict=True)
-    ]
-    fill_body(source, front, maps)
-    for array, part, path in zip(maps, parts, paths, strict=True):
-        array.flush()
-        write_beside(path, part.replace)
+    try:
+        with contextlib.ExitStack() as opened:
+            files = [opened.enter_context(part.open("wb")) for part in parts]
+            for file, tensor in zip(files, first, strict=True):
+                about = {"descr": "<f2", "fortran_order": False, "shape": (source.rows, *tensor.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, about)
+            for given in body_chunks(source, front):
+                for file, array in zip(files, given, strict=True):
+                    file.write(array.astype("<f2").tobytes())
+        for part, path in zip(parts, paths, strict=True):
+            write_beside(path, part.replace)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
 
 
 def view_body(task: DataTask, x: Tensor, others: Sequence[Tensor], ids: np.ndarray, views: np.ndarray) -> Tensor:

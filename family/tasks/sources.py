@@ -189,8 +189,10 @@ def cut_series(series: np.ndarray, length: np.ndarray, where: str = "data.path")
             f"'length' must be whole numbers from 1 to {series.shape[2]}. "
             f"Got {length[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows).",
         )
-    inside = np.arange(series.shape[2]) < length[:, None, None]
-    return {"series": np.where(inside, series, 0).astype(np.float32), "length": length.astype(np.int64)}
+    whole = np.empty(series.shape, np.float32)
+    for row, (place, end) in enumerate(zip(whole, length.astype(np.int64), strict=True)):
+        place[:, :end], place[:, end:] = series[row, :, :end], 0
+    return {"series": whole, "length": length.astype(np.int64)}
 
 
 def guess_arrays(
@@ -219,7 +221,7 @@ def guess_arrays(
                 [f"task: images, layout {layout} {how}"],
             )
         if array.ndim == 2:
-            columns = {"numbers": array.astype(np.float32)}
+            columns = {"numbers": array.astype(np.float32, copy=False)}
             return "table", columns, "", [f"task: table of {array.shape[1]} numbers"]
     return (
         "plain",
@@ -389,14 +391,15 @@ def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
     split = columns.pop("split").astype(str).to_numpy() if "split" in columns else None
     groups = take_group(columns, options)
     known = labels.notna().to_numpy() & (True if split is None else is_known(split, options))
+    truth = stack_lists(labels, known)
     pictures = find_pictures(columns)
     if pictures:
-        return picture_table(columns[pictures[0]], labels.to_numpy(), known, split, groups)
+        return picture_table(columns[pictures[0]], truth, known, split, groups)
     table = encode_table(columns)
     return Source(
         "table",
         table["columns"],
-        labels.to_numpy(),
+        truth,
         known,
         split=split,
         groups=groups,
@@ -404,6 +407,24 @@ def from_frame(frame: pd.DataFrame, options: DataOptions) -> Source:
         notes=table["notes"],
         warnings=table["warnings"],
     )
+
+
+def stack_lists(column: pd.Series, known: np.ndarray) -> np.ndarray:
+    """Labels (rows,); of a column of lists (rows, k), 0 where not known. Raises Mistakes for lists that do not fit."""
+    values = column.to_numpy()
+    rows = [np.asarray(value) for value in values[known]]
+    if not any(row.ndim for row in rows):
+        return np.asarray(values)
+    if {row.ndim for row in rows} != {1} or len({len(row) for row in rows}) != 1:
+        lengths = sorted({len(row) if row.ndim else 0 for row in rows})[:5]
+        said = f"must be lists of one length, a number per class (0 or 1) or value. Got lengths {lengths}."
+        raise mistake("data.label", said)
+    wrong = [row for row in rows if row.dtype.kind not in "biuf"]
+    if wrong:
+        raise mistake("data.label", f"must be lists of numbers, such as [0, 1, 1]. Got {wrong[0].tolist()}.")
+    stacked = np.zeros((len(values), len(rows[0])), np.result_type(*{row.dtype for row in rows}))
+    stacked[known] = rows
+    return stacked
 
 
 def find_pictures(columns: Any) -> list[str]:
