@@ -111,6 +111,20 @@ class PreprocessSpec(Part):
     channels: Literal["rgb", "bgr"] | None = None
 
 
+def tell_names(value: Any) -> str:
+    return "list" if isinstance(value, list) else "file"
+
+
+def read_name(value: Any) -> Any:
+    """A class called 3 as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ClassName = Annotated[str, BeforeValidator(read_name, json_schema_input_type=str | int)]
+NameList = Annotated[list[ClassName], Field(min_length=2), Tag("list")]
+Names = Annotated[NameList | Annotated[str, Tag("file")], Discriminator(tell_names)]
+
+
 class TeacherSpec(Part):
     path: str
     """.onnx, .pt2, path/file.py:function, or stored outputs (.npz, .parquet)."""
@@ -118,8 +132,8 @@ class TeacherSpec(Part):
     """Which output, where there are several."""
     gives: Literal["auto", "logits", "probabilities"] = "auto"
     preprocess: PreprocessSpec | None = None
-    classes: str | None = None
-    """A text file: the order of its outputs, one class a line, where it is not the data's."""
+    classes: Names | None = None
+    """The order of its outputs, where it is not the data's: a text file of one class a line, or a list of names."""
     licence: str | None = None
     origin: str | None = None
 

@@ -37,14 +37,14 @@ ONNX_PROBLEMS: tuple[type[Exception], ...] = tuple(
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """One entry of `teacher`. `gives`: auto, logits or probabilities; `classes` names a file with the order
-    of its outputs, one name a line; `output` a name, or for a tuple a position."""
+    """One entry of `teacher`. `gives`: auto, logits or probabilities; `classes` is the order of its outputs: names,
+    or a file of them, one a line; `output` a name, or for a tuple a position."""
 
     path: str
     output: str | None = None
     gives: str = "auto"
     preprocess: Mapping[str, Any] | None = None
-    classes: str | None = None
+    classes: str | Sequence[str] | None = None
     licence: str | None = None
     origin: str | None = None
     device: str = "cpu"  # of a torch factory's module
@@ -92,6 +92,8 @@ def open_factory(options: TeacherOptions, task: Task, folder: Path, cache: Path)
         raise mistake("teacher", text) from problem
     if not isinstance(module, torch.nn.Module):
         raise mistake("teacher", f"{options.path} must return a torch.nn.Module. Got {type(module).__name__}.")
+    if any(torch.nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        raise mistake("teacher", f"{options.path} has weights without values (a lazy layer). It must load its weights.")
     door = (folder / options.path.rpartition(":")[0]).resolve()
     key = content_id(hash_files([door, *code_files(module, door.parent)]), hash_weights(module))
     return ask_module(module.eval().to(options.device), options, task, key)
@@ -309,6 +311,7 @@ def cast(array: np.ndarray, wanted: Any, options: TeacherOptions) -> np.ndarray:
 def open_stored(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
     """Outputs without a model, in the clean view: `outputs` (rows, k) in the data's own order, or arrays named
     after the splits, each in the split's order."""
+    refuse_preprocess(options, "stored outputs, which take no inputs")
     path = file_of(options, folder)
     try:
         stored = read_stored(path, options.output)
@@ -318,6 +321,12 @@ def open_stored(options: TeacherOptions, task: Task, folder: Path, cache: Path) 
     check_stored(by_split, task, options.path)
     notes = ("teacher: stored outputs, one clean view; students see no augmentation",)
     return Asked(lambda split, rows, _: by_split[split][rows], hash_files([path]), views=1, notes=notes)
+
+
+def refuse_preprocess(options: TeacherOptions, what: str) -> None:
+    if options.preprocess:
+        found = ", ".join(options.preprocess)
+        raise mistake("teacher.preprocess", f"is not for {what}. Got {found}; leave it out.")
 
 
 def read_stored(path: Path, name: str | None) -> np.ndarray | dict[Split, np.ndarray]:
@@ -371,8 +380,9 @@ def open_digits(options: TeacherOptions, task: Task, folder: Path, cache: Path) 
     """The teacher of the built-in data: trained by the first run with all labels of train, then kept."""
     if task.classes != tuple(str(i) for i in range(10)) or not hasattr(task, "teacher_train_labels"):
         raise mistake("teacher", "'digits' teaches the built-in data 'digits' alone.")
+    refuse_preprocess(options, "the built-in teacher, which has its own")
     module = digits_teacher(task, cache)
-    asked = ask_module(module, replace(options, preprocess=None), task, hash_weights(module))
+    asked = ask_module(module, options, task, hash_weights(module))
     note = "teacher: built in, trained with all labels of train; students keep those of data.keep_labels"
     return replace(asked, notes=(note,))
 

@@ -181,37 +181,47 @@ def find_link(said: np.ndarray, kind: Kind, gives: str) -> tuple[str, tuple[str,
 
 
 def class_order(options: TeacherOptions, task: Task, folder: Path) -> np.ndarray | None:
-    """Positions of the data's classes among the teacher's outputs; None where no file names them."""
+    """Positions of the data's classes among the teacher's outputs; None where nothing names those."""
     if options.classes is None:
         return None
     if task.classes is None:
         raise mistake("teacher.classes", "is for classes; the labels of this data are numbers.")
-    path = folder / options.classes
-    if not path.is_file():
-        raise mistake("teacher.classes", f"names {options.classes}, which is not there (looked for {path}).")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = read_names(options.classes, folder)
     missing = [name for name in task.classes if name not in names]
     if missing or len(names) != len(task.classes):
-        raise mistake("teacher.classes", other_names(options.classes, names, task.classes, missing))
+        said = options.classes if isinstance(options.classes, str) else "the list"
+        raise mistake("teacher.classes", other_names(said, names, task.classes, missing))
     return np.array([names.index(name) for name in task.classes])
 
 
-def other_names(path: str, names: list[str], classes: tuple[str, ...], missing: list[str]) -> str:
-    said = f"{path} lists {len(names)} classes, the data has {len(classes)}."
-    hints = [f"'{name}'{nearest(name, names)}" for name in missing[:5]]
+def read_names(given: str | Sequence[str], folder: Path) -> list[str]:
+    """Names as given, or from a file of one a line."""
+    if not isinstance(given, str):
+        return list(given)
+    path = folder / given
+    if not path.is_file():
+        raise mistake("teacher.classes", f"names {given}, which is not there (looked for {path}).")
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def other_names(source: str, names: list[str], classes: tuple[str, ...], missing: list[str]) -> str:
+    """What differs between the names of `source`, a file or the list, and the data's classes."""
+    there = "list" if source == "the list" else "file"
+    said = f"{source} {'has' if there == 'list' else 'lists'} {len(names)} classes, the data has {len(classes)}."
+    hints = [f"'{name}'{nearest(name, names, there)}" for name in missing[:5]]
     if hints:
-        said += f" Not in the file: {', '.join(hints)}{', …' if len(missing) > 5 else ''}."
+        said += f" Not in the {there}: {', '.join(hints)}{', …' if len(missing) > 5 else ''}."
     extra = [name for name in dict.fromkeys(names) if name not in classes]
     if extra:
         said += f" Not in the data: {', '.join(extra[:5])}{', …' if len(extra) > 5 else ''}."
     twice = sorted({name for name in names if names.count(name) > 1})
-    return said + (f" Twice in the file: {', '.join(twice[:5])}." if twice else "")
+    return said + (f" Twice in the {there}: {', '.join(twice[:5])}." if twice else "")
 
 
-def nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str], there: str) -> str:
     lower = {each.lower(): each for each in names}
     near = get_close_matches(name.lower(), lower, 1)
-    return f" (the file has '{lower[near[0]]}')" if near else ""
+    return f" (the {there} has '{lower[near[0]]}')" if near else ""
 
 
 def check_teacher(teacher: Teacher, task: Task) -> None:
@@ -228,8 +238,10 @@ def teacher_score(teacher: Teacher, task: Task, outputs: np.ndarray) -> Interval
     """Its score on val from its clean `outputs` (rows, k). Raises Mistakes near chance, and what to look at."""
     truth = task.labels("val")
     found: Interval = score_interval(task.score, truth, outputs, task.groups("val"))
-    chance = chance_score(task, truth, outputs)
-    better = found.low > chance if task.score.higher_is_better else found.high < chance
+    shuffled, constant = score_shuffled(task, truth, outputs), score_constant(task, truth)
+    higher = task.score.higher_is_better
+    chance = max(shuffled, constant) if higher else min(shuffled, constant)
+    better = found.low > chance if higher else found.high < chance
     if not better:
         usual = {
             "classification": "the most frequent class",
@@ -239,28 +251,36 @@ def teacher_score(teacher: Teacher, task: Task, outputs: np.ndarray) -> Interval
             "teacher",
             f"scores {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on val ({task.score.name}), no better "
             f"than always saying {usual.get(task.kind, 'the mean')}, or the same answers shuffled ({chance:.3f}). "
-            f"{hints(task.kind)}",
+            f"{hints(task.kind, found.high < shuffled if higher else found.low > shuffled)}",
         )
     return found
 
 
-def chance_score(task: Task, truth: np.ndarray, outputs: np.ndarray) -> float:
-    """What needs no look at the inputs: the better of one constant answer, and of these outputs, rows shuffled
-    (the mean of 20 shuffles). Accuracy alone would not do: a good teacher of a rare class may lose there."""
+def score_shuffled(task: Task, truth: np.ndarray, outputs: np.ndarray) -> float:
+    """What these outputs score beside other rows' labels, the mean of 20 shuffles. A constant answer alone would
+    not do to tell chance: by accuracy, a good teacher of a rare class may lose against it."""
     rng = np.random.default_rng(0)
-    shuffled = np.mean([task.score.fn(truth, outputs[rng.permutation(len(outputs))]) for _ in range(20)])
-    constant = task.score.fn(truth, constant_answer(task, len(truth)))
-    both = float(shuffled), float(constant)
-    return max(both) if task.score.higher_is_better else min(both)
+    return float(np.mean([task.score.fn(truth, outputs[rng.permutation(len(outputs))]) for _ in range(20)]))
 
 
-def hints(kind: Kind) -> str:
+def score_constant(task: Task, truth: np.ndarray) -> float:
+    return float(task.score.fn(truth, constant_answer(task, len(truth))))
+
+
+def hints(kind: Kind, below: bool) -> str:
+    """Where to look, the likeliest first. `below`: worse than the same answers shuffled, so that it knows the
+    inputs and names them wrongly."""
     if kind == "regression":
         return "Look at teacher.output, teacher.preprocess, and whether it speaks in the labels' own units."
-    return (
-        "Look at teacher.classes (the order of its outputs), teacher.preprocess (size, mean, std, layout, "
-        "channels), teacher.output, and teacher.gives (logits or probabilities)."
-    )
+    order = "teacher.classes (the order of its outputs)"
+    others = "teacher.preprocess (size, mean, std, layout, channels)"
+    last = "teacher.output, and teacher.gives (logits or probabilities)"
+    if below:
+        return (
+            "Shuffled answers would be better: it tells classes apart, but not in the data's order. "
+            f"Look at {order} first, then {others}, {last}."
+        )
+    return f"Look at {others}, {order}, {last}."
 
 
 def constant_answer(task: Task, rows: int) -> np.ndarray:

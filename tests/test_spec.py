@@ -239,6 +239,16 @@ MISTAKES = {
         "teacher.preprocess.mean must be a list. Got 0.5",
         2,
     ),
+    "one class": (
+        swap("teacher: digits", "teacher: {path: digits, classes: [cat]}"),
+        "teacher.classes must be a list of at least 2 entries. Got ['cat']",
+        2,
+    ),
+    "a class that is no name": (
+        swap("teacher: digits", "teacher: {path: digits, classes: [cat, true]}"),
+        "teacher.classes[1] must be text. Got true. Put it in quotes",
+        2,
+    ),
     "an endpoint": (
         swap("teacher: digits", "teacher: https://example.com/v1"),
         "teacher must be a file or folder on this machine. Got 'https://example.com/v1'",

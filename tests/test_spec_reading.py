@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 import benchmark.targets
 from family.errors import Mistakes
-from family.job import data_options
+from family.job import data_options, teacher_options
 from family.spec import SizeSpec, Spec, TargetSpec, format_mistakes, read_spec, schema
 
 WHOLE = """\
@@ -168,3 +168,9 @@ def test_the_students_input_is_a_side_or_height_and_width(home: Path) -> None:
         spec = read(home, SHORT.replace("{space: conv}", f"{{space: conv, input: {given}}}"))
         assert data_options(spec).student_input == size
         assert Spec.model_validate(json.loads(spec.model_dump_json())).students.input == spec.students.input
+
+
+def test_classes_of_a_teacher_may_be_listed(home: Path) -> None:
+    spec = read(home, SHORT.replace("teacher.onnx", "{path: teacher.onnx, classes: [cat, 3]}"))
+    assert spec.teacher[0].classes == ["cat", "3"]
+    assert teacher_options(spec)[0].classes == ["cat", "3"]

@@ -1,5 +1,7 @@
 """What real teachers bring: fixed batches, whole pixels, several outputs, splits stored apart, class files."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,7 @@ from scipy.special import expit, logit
 from family import builtin_teacher
 from family.errors import Mistakes
 from family.losses import check_loss
+from family.tasks import DataOptions, open_task
 from family.teachers import TeacherOptions, open_teacher, teacher_score
 
 ROWS = np.arange(7)
@@ -226,3 +229,66 @@ def test_the_digits_teacher_is_good():
     teacher = builtin_teacher.train_teacher(images[teach], data.target[teach].astype(np.int64))
     with torch.no_grad():
         assert (teacher(images[rest]).argmax(1).numpy() == data.target[rest]).mean() >= 0.985
+
+
+def test_worse_than_shuffled_points_to_the_class_order_first(tmp_path):
+    task = open_numbers(tmp_path, rows=300)
+    truth = task.labels("val")
+    with pytest.raises(Mistakes, match=r"not in the data's order\. Look at teacher\.classes .* first"):
+        teacher_score(None, task, np.eye(3)[(truth + 1) % 3])
+    with pytest.raises(Mistakes) as found:
+        teacher_score(None, task, np.zeros((len(truth), 3)))
+    assert "not in the data's order" not in str(found.value)
+    assert str(found.value).index("teacher.preprocess") < str(found.value).index("teacher.classes")
+
+
+def test_a_list_of_classes_is_an_order_too(tmp_path):
+    task = open_numbers(tmp_path)
+    weight = RNG.normal(size=(4, 3)).astype(np.float32)
+    write_linear(tmp_path / "t.onnx", weight)
+    plain = opened(task, tmp_path, "t.onnx").outputs("val", np.arange(5), 0)
+    turned = opened(task, tmp_path, "t.onnx", classes=["2", "0", "1"]).outputs("val", np.arange(5), 0)
+    np.testing.assert_array_equal(turned, plain[:, [1, 2, 0]])
+    said = wrong(task, tmp_path, "t.onnx", classes=["0", "1", "two"])
+    assert "teacher.classes: the list has 3 classes, the data has 3. Not in the list: '2'" in said
+    assert "Not in the data: two" in said
+
+
+@pytest.mark.parametrize("kind", ["table", "series", "stored", "digits"])
+def test_preprocessing_that_nothing_would_follow_is_refused(tmp_path, kind):
+    label = np.arange(60) % 3
+    if kind == "digits":
+        task, path = open_task(DataOptions("digits", tmp_path), tmp_path / "cache"), "digits"
+    elif kind == "series":
+        task = open_npz(tmp_path, {"x": RNG.normal(size=(60, 4, 9)), "label": label}, task="series")
+        path = "net.py:make"
+    else:
+        task, path = open_numbers(tmp_path), "net.py:make"
+    (tmp_path / "net.py").write_text("import torch\ndef make(): return torch.nn.Linear(4, 3)\n")
+    if kind == "stored":
+        path = "said.npz"
+        np.savez(tmp_path / path, outputs=np.zeros((120, 3)))
+    said = wrong(task, tmp_path, path, preprocess={"mean": [0.5]})
+    assert said.startswith("teacher.preprocess: is ")
+    assert "Got mean; leave it out." in said
+
+
+@pytest.mark.parametrize(
+    ("shape", "preprocess", "wanted"),
+    [
+        ((60, 9, 9, 3), {"mean": [0.1, 0.2]}, "mean: must have 1 or 3 numbers, as the images have 3 channels. Got 2."),
+        ((60, 9, 9), {"std": [0.1, 0.2, 0.3]}, "std: must have 1 number, .* Got 3. For a teacher of colour"),
+        ((60, 9, 9, 4), {"channels": "bgr"}, "channels: is for 1 or 3 channels; the images have 4"),
+    ],
+)
+def test_preprocessing_that_does_not_fit_the_channels(tmp_path, shape, preprocess, wanted):
+    task = open_npz(tmp_path, {"x": RNG.integers(0, 256, shape).astype(np.uint8), "label": np.arange(60) % 3})
+    (tmp_path / "net.py").write_text(
+        "import torch\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(81, 3))\n"
+    )
+    assert re.search(wanted, wrong(task, tmp_path, "net.py:make", preprocess=preprocess))
+
+
+def test_a_teacher_without_weights_is_refused(task, tmp_path):
+    (tmp_path / "net.py").write_text("import torch\ndef make(): return torch.nn.LazyLinear(3)\n")
+    assert "weights without values" in wrong(task, tmp_path, "net.py:make")

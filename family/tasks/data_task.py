@@ -29,7 +29,7 @@ from export import (
     raw_signature,
 )
 from family.doors import hash_code, is_reference
-from family.errors import mistake
+from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id, write_beside, write_json
 from family.tasks.augment import (
     Augment,
@@ -149,6 +149,9 @@ class DataTask:
         ids = self.splits[split][rows]
         if isinstance(self.front, ImageFront):
             return (teacher_images(self, ids, view, preprocess or {}),)
+        if preprocess:
+            said = f"is for images; this data is {self.name}, which a teacher takes as it is"
+            raise mistake("teacher.preprocess", f"{said}. Got {', '.join(preprocess)}; leave it out.")
         raw = raw_rows(self.source, ids)
         if self.augment.change and view:
             series, views = torch.from_numpy(raw["series"]), np.full(len(ids), view)
@@ -593,10 +596,13 @@ def teacher_images(task: DataTask, ids: np.ndarray, view: int, preprocess: Mappi
             pixels = view_by_function(pixels, task.augment, task.seed, ids, views)
         else:
             pixels = view_images(pixels, task.augment, task.seed, ids, views, task.front.size)
+    if preprocess.get("channels") and pixels.shape[1] not in (1, 3):
+        raise mistake("teacher.preprocess.channels", f"is for 1 or 3 channels; the images have {pixels.shape[1]}.")
     if preprocess.get("channels") and pixels.shape[1] == 1:
         pixels = pixels.expand(-1, 3, -1, -1)
     if preprocess.get("channels") == "bgr":
         pixels = pixels.flip(1)
+    check_channels(preprocess, pixels.shape[1])
     if max((abs(v) for name in ("mean", "std") for v in preprocess.get(name) or ()), default=0) > 1:
         pixels = pixels * pixel_peak(task.source, task.front)  # such mean and deviation are in the pixels' own units
     for name, apply in (("mean", torch.sub), ("std", torch.div)):
@@ -606,6 +612,22 @@ def teacher_images(task: DataTask, ids: np.ndarray, view: int, preprocess: Mappi
     if preprocess.get("layout") == "nhwc":
         pixels = pixels.permute(0, 2, 3, 1)
     return np.ascontiguousarray(pixels.numpy(), np.float32)
+
+
+def check_channels(preprocess: Mapping[str, Any], channels: int) -> None:
+    """Raises Mistakes for a mean or deviation of neither one number nor one for each channel."""
+    wrong = [
+        Mistake(
+            f"teacher.preprocess.{name}",
+            f"must have {'1 number' if channels == 1 else f'1 or {channels} numbers'}, as the images have {channels} "
+            f"channel{'s' * (channels > 1)}. Got {len(values)}."
+            + (" For a teacher of colour images set channels: rgb." if channels == 1 and len(values) == 3 else ""),
+        )
+        for name in ("mean", "std")
+        if (values := preprocess.get(name)) is not None and len(values) not in (1, channels)
+    ]
+    if wrong:
+        raise Mistakes(wrong)
 
 
 def pixel_peak(source: Source, front: Front) -> float:
