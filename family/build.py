@@ -12,8 +12,9 @@ from family.candidates import open_benches
 from family.controls import train_controls
 from family.errors import mistake
 from family.finals import choose_students, finalist_rows, finish, measure_finalists, pick_finalists
-from family.forecast import forecast
+from family.forecast import forecast, say_forecast
 from family.job import Job, Show, open_job
+from family.progress import Stage, Watch, watch_nothing
 from family.recipe import find_recipe
 from family.records import summary_table, write_family, write_search
 from family.run_folder import explain_disk_trouble, hold_run, write_json
@@ -25,7 +26,8 @@ from reports import draw_report
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ends with. exit_code: 0 every budget has a student, 3 some is missed or skipped."""
+    """What a run ends with. exit_code: 0 every budget has a student, 3 some is missed or skipped. `family`: what
+    family.json holds; of a dry run the forecast."""
 
     exit_code: int
     family: Mapping[str, Any]
@@ -33,16 +35,20 @@ class Outcome:
     table: str
 
 
-def build(spec: Spec, run: Path | None, dry_run: bool, show: Show) -> Outcome:
-    """Build the family of `spec` in `run`; resumes what an earlier process left there."""
+def build(spec: Spec, run: Path | None, dry_run: bool, show: Show, watch: Watch = watch_nothing) -> Outcome:
+    """Build the family of `spec` in `run`; resumes what an earlier process left there.
+
+    `show` is told lines to keep, `watch` what is running.
+    """
     folder = (run or Path("runs") / spec.name).absolute()
     with hold_run(folder), explain_disk_trouble(folder):
         freeze_input(spec, folder)
-        job = open_job(spec, folder, cache_folder(folder), show)
+        job = open_job(spec, folder, cache_folder(folder), show, watch)
         warn_of_what_is_not_there(spec, show)
         score_teacher(job)
         if dry_run:
-            return Outcome(0, {}, folder, forecast(job))
+            told = forecast(job)
+            return Outcome(0, told, folder, say_forecast(told))
         if not job.measured_targets():
             return all_skipped(job)
         return build_family(job)
@@ -54,12 +60,12 @@ def build_family(job: Job) -> Outcome:
     with open_benches(job) as benches:
         searched = search(job, recipe.student, benches)
         finalists = finish(job, pick_finalists(job, searched, benches), recipe.student)
-        job.show(f"finals: measuring {len(finalists)} students, nothing else running")
         measured = measure_finalists(job, finalists, recipe.student, benches)
     rows = finalist_rows(job, finalists, recipe.student, measured)
     choices = choose_students(job, rows, finalists, recipe.student)
     chosen = {c.id: finalists[c.id] for c in choices.values() if c.status == "kept" and c.id is not None}
     train_controls(job, chosen, recipe)
+    job.watch(Stage("reading test and writing the report"))
     write_search(job, searched)
     family = write_family(job, recipe, searched, rows, choices, finalists)
     page = draw_report(job.folder)
@@ -70,6 +76,7 @@ def build_family(job: Job) -> Outcome:
 
 def score_teacher(job: Job) -> None:
     """Say how good the teacher is on validation data, also on augmented views; near chance, the run stops here."""
+    job.watch(Stage("asking the teacher about val"))
     found = teacher_score(job.teacher, job.task, job.teacher_outputs("val"))
     said = f"teacher: val {job.task.score.name} {found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
     augmented = job.augmented_score()

@@ -184,6 +184,17 @@ def violation(job: Job, costs: Mapping[str, Any]) -> float:
     return min(violations, default=0.0)
 
 
+def budgets_kept(job: Job, costs: Mapping[str, Any]) -> list[str]:
+    """Names of the budgets whose cost limits some precision keeps."""
+    kept = []
+    for name, budget in job.spec.budgets.items():
+        limits = {q: v for q, v in limits_of(budget).items() if q != "score"}
+        figures = costs.get(budget.target, {}).values()
+        if any(all(f[q]["value"] <= v for q, v in limits.items()) for f in figures):
+            kept.append(name)
+    return kept
+
+
 def limits_and_figures(
     job: Job, costs: Mapping[str, Any], target: str | None = None
 ) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:

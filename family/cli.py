@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from family.errors import Mistakes, RunFailed, RunInUse
 from family.suggest import did_you_mean
@@ -105,8 +104,7 @@ def build_command(arguments: Sequence[str]) -> int:
     except Exception as problem:  # noqa: BLE001  as in main, but the log belongs into the run folder
         say(explain_failure(problem, run or Path.cwd()))
         return 1
-    told = read_forecast(outcome.table) if options.dry_run else dict(outcome.family)
-    print(json.dumps(told, indent=1) if options.json else outcome.table, flush=True)
+    print(json.dumps(dict(outcome.family), indent=1) if options.json else outcome.table, flush=True)
     return outcome.exit_code
 
 
@@ -118,44 +116,8 @@ def build_and_show(spec: Spec, options: argparse.Namespace) -> Outcome:
         return build(spec, run=options.run, dry_run=options.dry_run, show=keep_quiet)
     from family.progress import Progress
 
-    with Progress(sys.stderr, spec.search.trials, spec.search.minutes, options.dry_run) as show:
-        return build(spec, run=options.run, dry_run=options.dry_run, show=show)
-
-
-MEASURED = re.compile(r"(?P<size>smallest|middle|largest) student \((?P<params>.*)\): (?P<budgets>.*)")
-FITTED = re.compile(r"(?P<name>.+?) (?:(?P<status>fits|skipped)|over by (?P<over>[\d.]+)%)")
-FORECAST = re.compile(
-    r"forecast: about (?P<minutes>\d+) minutes \((?P<trainings>\d+) trainings of (?P<steps>\d+) steps "
-    r"at (?P<step_ms>[\d.]+) ms\)"
-)
-
-
-def read_forecast(table: str) -> dict[str, Any]:
-    """The dry run's lines as data: each student's fit per budget (`over`: 0.4 is 40 % above the limit), and
-    `forecast` in minutes. A line that is none of these stands in `notes` as it is."""
-    told: dict[str, Any] = {"dry_run": True, "students": {}, "forecast": None, "notes": []}
-    for line in table.splitlines():
-        if found := MEASURED.fullmatch(line):
-            told["students"][found["size"]] = {
-                "params": found["params"],
-                "budgets": dict(map(read_fit, found["budgets"].split(", "))),
-            }
-        elif found := FORECAST.fullmatch(line):
-            told["forecast"] = {
-                name: float(value) if name == "step_ms" else int(value) for name, value in found.groupdict().items()
-            }
-        else:
-            told["notes"].append(line)
-    return told
-
-
-def read_fit(text: str) -> tuple[str, dict[str, Any]]:
-    found = FITTED.fullmatch(text)
-    if found is None:
-        return text, {"status": None}
-    if found["over"] is None:
-        return found["name"], {"status": found["status"]}
-    return found["name"], {"status": "over", "over": float(found["over"]) / 100}
+    with Progress(sys.stderr) as show:
+        return build(spec, run=options.run, dry_run=options.dry_run, show=show, watch=show.watch)
 
 
 def keep_quiet(line: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from family.job import Job
+from family.progress import Stage
 from family.recipe import Recipe
 from family.run_folder import write_json
 from family.students import export_trained, outputs_of, train_candidate
@@ -27,8 +28,10 @@ def paired_trainings(job: Job, recipe: Recipe) -> list[tuple[Training, Training]
 
 def train_controls(job: Job, chosen: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> None:
     """Train and export every distinct chosen student and its control on every fresh seed."""
-    for identity, params in chosen.items():
-        for student, control in paired_trainings(job, recipe):
+    for done, (identity, params) in enumerate(chosen.items()):
+        for pair, (student, control) in enumerate(paired_trainings(job, recipe)):
+            seeds = job.spec.distill.control_seeds
+            job.watch(Stage("training the chosen beside their controls", done * seeds + pair, len(chosen) * seeds))
             for training in (student, control):
                 train_candidate(job, params, training)
                 export_trained(job, params, training)

@@ -22,6 +22,7 @@ from benchmark import (
 from family import spaces
 from family.candidates import measure_untrained, write_feeds
 from family.job import Job, limits_of
+from family.progress import Stage
 from family.run_folder import recall, remember
 from family.search import Searched
 from family.students import Unfaithful, export_trained, outputs_of, train_candidate, trained_folder
@@ -104,8 +105,9 @@ def noise_of(value: float, rows: int, grouped: bool) -> float:
 def finish(job: Job, finalists: Mapping[str, dict[str, Any]], recipe: Training) -> dict[str, dict[str, Any]]:
     """Train, export at every precision and score on val: everything but measuring. Those whose file would not be
     what was trained are left out, and it is said."""
-    finished = {}
-    for identity, params in finalists.items():
+    finished: dict[str, dict[str, Any]] = {}
+    for done, (identity, params) in enumerate(finalists.items()):
+        job.watch(Stage("training and exporting finalists", done, len(finalists)))
         train_candidate(job, params, recipe)
         try:
             export_trained(job, params, recipe)
@@ -134,6 +136,7 @@ def measure_finalists(
             new[identity] = params
         else:
             measured[identity] = kept
+    job.watch(Stage(f"measuring {len(finalists)} finalists, nothing else running"))
     latencies = {name: time_afresh(job, new, recipe, name, bench) for name, bench in benches.items()}
     for identity, params in new.items():
         path, inputs = measuring_inputs(job, params, recipe, benches)

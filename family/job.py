@@ -13,6 +13,7 @@ import numpy as np
 from benchmark import Target, resolve_target, unavailable
 from family import spaces
 from family.errors import Mistake, Mistakes
+from family.progress import Stage, Watch, watch_nothing
 from family.run_folder import content_id
 from family.soft_targets import SoftTargets, open_store, score_outputs
 from family.spec import Spec
@@ -39,6 +40,7 @@ class Job:
     skipped: Mapping[str, str]  # target → why it cannot be measured here
     device: str
     show: Show
+    watch: Watch = watch_nothing
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -68,6 +70,7 @@ class Job:
     @cached_property
     def _store(self) -> SoftTargets:
         views = min(self.spec.distill.views, self.task.views, self.teacher.views or self.task.views)
+        self.watch(Stage("asking the teacher about every view of train and transfer"))
         return open_store(self.teacher, self.task, views, self.cache / "soft-targets")
 
     def augmented_score(self) -> float | None:
@@ -82,7 +85,7 @@ class Job:
         return score_outputs(self.teacher, self.task, split, self.cache / "soft-targets")
 
 
-def open_job(spec: Spec, folder: Path, cache: Path, show: Show) -> Job:
+def open_job(spec: Spec, folder: Path, cache: Path, show: Show, watch: Watch = watch_nothing) -> Job:
     """Open data, teacher, space and targets; raises Mistakes with what does not fit, before any work."""
     task = open_task(data_options(spec), cache / "data")
     say_all(show, task.notes, task.warnings)
@@ -102,7 +105,7 @@ def open_job(spec: Spec, folder: Path, cache: Path, show: Show) -> Job:
     skipped = {name: why for name, target in targets.items() if (why := unavailable(target))}
     for name, why in skipped.items():
         show(f"target {name}: skipped, {why}")
-    return Job(spec, folder, cache, task, teacher, space, targets, skipped, pick_device(spec.device), show)
+    return Job(spec, folder, cache, task, teacher, space, targets, skipped, pick_device(spec.device), show, watch)
 
 
 def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:

@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TextIO
 
-TRAINED = re.compile(r"trial \d+: .* val ")
 PERIOD = 0.5  # seconds between two drawings
-SILENT = ("teacher:", "bake-off:")  # after these comes a long silence, so that plain lines say what it is for
-# what the run does once it has said a line that begins so; the first that fits
-NEXT = (
-    ("note: task", "opening the teacher"),
-    ("note: teacher", "asking the teacher about val"),
-    ("bake-off: which", "comparing losses on a middle student"),
-    ("bake-off:", "search"),
-    ("trial ", "search"),
-    ("finals:", "finals, measured with nothing else running"),
-    ("controls of", "training controls, then the report"),
-)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is running now. `done` of `wanted` (0: not counted), seconds left at most, best val score per budget."""
+
+    what: str
+    done: int = 0
+    wanted: int = 0
+    seconds_left: float | None = None
+    best: Mapping[str, float] = field(default_factory=dict)
+
+
+Watch = Callable[[Stage], None]
+
+
+def watch_nothing(stage: Stage) -> None:
+    """For callers who do not look."""
 
 
 class Progress:
-    """Takes the lines of a run, as its `show`. `trials`, `minutes`: what the search may take; None: no such limit.
+    """Takes the lines of a run as its `show`, and its stages as its `watch`; a context manager."""
 
-    The loss and its learning rate are looked for after the teacher's score (a dry run measures students instead).
-    """
-
-    def __init__(
-        self,
-        stream: TextIO,
-        trials: int,
-        minutes: float | None,
-        dry_run: bool,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.stream, self.trials, self.minutes, self.clock = stream, trials, minutes, clock
-        tuning = (
-            "measuring three students" if dry_run else "asking the teacher; then learning rate, loss or the first trial"
-        )
-        self.next = (*NEXT, ("teacher:", tuning), ("learning rate", "" if dry_run else "the next step of the recipe"))
-        self.stage, self.since, self.trained = "reading the data", clock(), 0
-        self.search_began: float | None = None
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self.stream, self.clock = stream, clock
+        self.stage, self.since = Stage("reading the data"), clock()
         self.live = stream.isatty()
         self.lock, self.over = threading.RLock(), threading.Event()
         self.drawing = threading.Thread(target=self.redraw, daemon=True)
@@ -62,40 +53,34 @@ class Progress:
             self.write("\r\x1b[K")
 
     def __call__(self, line: str) -> None:
-        """Say `line` for good, and what follows it."""
+        """Say `line` for good."""
         with self.lock:
             self.write(f"\r\x1b[K{line}\n" if self.live else f"{line}\n")
-            stage = next((what for start, what in self.next if line.startswith(start)), self.stage)
-            if stage != self.stage:
-                self.enter(stage, begun=self.since if line.startswith("trial ") else self.clock())
-                if not self.live and line.startswith(SILENT):
-                    self.write(f"now: {stage}\n")
-            self.trained += bool(TRAINED.match(line))
             if self.live:
                 self.draw()
 
-    def enter(self, stage: str, begun: float) -> None:
-        self.stage, self.since = stage, begun
-        if stage == "search":
-            self.search_began = begun
+    def watch(self, stage: Stage) -> None:
+        """Enter `stage`, or note how far it has come. Without a terminal only new ones are said."""
+        with self.lock:
+            if stage.what != self.stage.what:
+                self.since = self.clock()
+                if not self.live:
+                    self.write(f"now: {stage.what}\n")
+            self.stage = stage
+            if self.live:
+                self.draw()
 
     def status(self) -> str:
-        """One line: what is running, for how long, trials done, time left. What an earlier process trained is
-        not known here, so the trials left, and their time, are the most that can be left."""
-        said = [f"now: {self.stage}", spell(self.clock() - self.since)]
-        if self.stage == "search":
-            said.append(f"{self.trained} trials trained here, {self.trials} wanted in all")
-            if (left := self.seconds_left()) is not None:
-                said.append(f"at most about {spell(left)} of search left")
+        """One line: what is running, for how long, how much of it is done, time left, best per budget."""
+        stage = self.stage
+        said = [f"now: {stage.what}", spell(self.clock() - self.since)]
+        if stage.wanted:
+            said.append(f"{stage.done} of {stage.wanted}")
+        if stage.seconds_left is not None:
+            said.append(f"at most about {spell(stage.seconds_left)} left")
+        if stage.best:
+            said.append("best val: " + ", ".join(f"{name} {value:.3f}" for name, value in stage.best.items()))
         return " · ".join(said)
-
-    def seconds_left(self) -> float | None:
-        """At the pace so far, and within the search's minutes; None before the first trained trial."""
-        if not self.trained or self.search_began is None:
-            return None
-        took = self.clock() - self.search_began
-        left = max(0, self.trials - self.trained) * took / self.trained
-        return left if self.minutes is None else min(left, max(0.0, self.minutes * 60 - took))
 
     def redraw(self) -> None:
         while not self.over.wait(PERIOD):

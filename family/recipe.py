@@ -11,6 +11,7 @@ from torch import nn
 from family import spaces, tune
 from family.job import Job
 from family.losses import check_loss, losses_for
+from family.progress import Stage
 from family.run_folder import remember
 from family.students import load_trained, train_candidate
 from family.types import Training
@@ -56,7 +57,7 @@ def bake(job: Job) -> dict[str, Any]:
     control = replace(base, loss="labels", learning_rate=control_rate)
     table: list[dict[str, Any]] = []
     if asked.loss == "auto":
-        job.show("bake-off: which loss, on a middle student")
+        job.watch(Stage("bake-off: which loss, on a middle student"))
         temperatures = TEMPERATURES if asked.temperature == "auto" else ()
         student, table = tune.bake_off(
             trainer(job, spaces.middle(job.space)),
@@ -86,6 +87,7 @@ def learning_rate(job: Job, base: Training) -> tuple[float, list[dict[str, Any]]
     given = job.spec.distill.learning_rate
     if given != "auto":
         return float(given), []
+    job.watch(Stage(f"learning rate for {base.loss}, short runs on a small and a large student"))
     small, large = (trainer(job, size(job.space)) for size in (spaces.smallest, spaces.largest))
     steps = max(20, base.steps // SHORT)
     rate, tries = tune.find_learning_rate([small, large], job.task, base, GRID, steps)

@@ -19,8 +19,9 @@ from optuna.trial import Trial, TrialState
 
 from benchmark import Bench, host_fingerprint
 from family import spaces
-from family.candidates import candidate_id, limits_and_figures, measure_untrained, violation
+from family.candidates import budgets_kept, candidate_id, limits_and_figures, measure_untrained, violation
 from family.job import Job, limits_of
+from family.progress import Stage
 from family.run_folder import content_id
 from family.students import train_candidate
 from family.types import Training
@@ -124,15 +125,32 @@ def trials_to_run(study: optuna.Study, job: Job) -> Any:
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.sampler = sampler(job, frozen.number)
         yield Trial(study, frozen._trial_id)
-    begin, before = time.monotonic(), study.user_attrs.get("seconds", 0.0)
+    begin, before, first = time.monotonic(), study.user_attrs.get("seconds", 0.0), trained(study)
     most, minutes = job.spec.search.trials * ASKS_PER_TRIAL, job.spec.search.minutes
     while trained(study) < job.spec.search.trials and len(study.get_trials(deepcopy=False)) < most:
         if minutes is not None and study.user_attrs.get("seconds", 0.0) > minutes * 60:
             job.show(f"search: stopped after {minutes:g} minutes")
             return
+        done = trained(study)
+        pace = (time.monotonic() - begin) / (done - first) if done > first else None
+        job.watch(stage_of(study, job, pace))
         study.sampler = sampler(job, len(study.get_trials(deepcopy=False)))
         yield study.ask()
         study.set_user_attr("seconds", before + time.monotonic() - begin)
+
+
+def stage_of(study: optuna.Study, job: Job, pace: float | None) -> Stage:
+    """How far the search is; `pace`: seconds a trained candidate takes, None where that is not known yet."""
+    done, wanted, minutes = trained(study), job.spec.search.trials, job.spec.search.minutes
+    left = None if pace is None else (wanted - done) * pace
+    if left is not None and minutes is not None:
+        left = min(left, max(0.0, minutes * 60 - study.user_attrs.get("seconds", 0.0)))
+    better = max if job.task.score.higher_is_better else min
+    best: dict[str, float] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        for name in trial.user_attrs.get("fits", ()):
+            best[name] = better(best.get(name, trial.values[0]), trial.values[0])
+    return Stage("search", done, wanted, left, {name: best[name] for name in job.spec.budgets if name in best})
 
 
 def trained(study: optuna.Study) -> int:
@@ -149,6 +167,7 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, recipe: Training, ben
         trial.set_constraint("budgets", over)
     trial.set_user_attr("violation", over)
     trial.set_user_attr("id", candidate_id(job, params))
+    trial.set_user_attr("fits", budgets_kept(job, costs))
     for name in ("export_s", "measure_s"):
         trial.set_user_attr(name, measured[name])
     if over > 0 and not drawn_without_limits(job, trial.number):
@@ -163,7 +182,8 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, recipe: Training, ben
         return
     costs_told = [told_cost(job, costs, name) for name in benches]
     study.tell(trial, [score, *costs_told])
-    job.show(f"trial {trial.number}: {describe(params)}  val {score:.4f}  " + "  ".join(f"{c:.3g}" for c in costs_told))
+    told = ", ".join(f"{job.spec.main_cost(n)} {c:.3g} on {n}" for n, c in zip(benches, costs_told, strict=True))
+    job.show(f"trial {trial.number}: {describe(params)}  val {score:.4f}, {told}")
 
 
 def drawn_without_limits(job: Job, number: int) -> bool:

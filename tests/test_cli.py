@@ -116,7 +116,7 @@ def test_mistakes_as_json(budgets, capsys):
 def test_what_a_run_ends_with_is_printed_and_its_code_returned(budgets, code, monkeypatch, capsys):
     asked = {}
 
-    def build(spec, run, dry_run, show):
+    def build(spec, run, dry_run, show, **_):
         asked.update(spec=spec, run=run, dry_run=dry_run)
         show("working")
         show("warning: few rows")
@@ -135,7 +135,7 @@ def test_what_a_run_ends_with_is_printed_and_its_code_returned(budgets, code, mo
 
 
 def test_stopped_by_the_user(budgets, monkeypatch, capsys):
-    def build(spec, run, dry_run, show):
+    def build(spec, run, dry_run, show, **_):
         raise KeyboardInterrupt
 
     replace_build(monkeypatch, build)
@@ -145,7 +145,7 @@ def test_stopped_by_the_user(budgets, monkeypatch, capsys):
 
 @pytest.mark.parametrize("run_exists", [True, False])
 def test_a_failure_of_ours_is_one_line_and_a_log(budgets, run_exists, monkeypatch, capsys):
-    def build(spec, run, dry_run, show):
+    def build(spec, run, dry_run, show, **_):
         raise ZeroDivisionError("no rows\nmore about it")
 
     replace_build(monkeypatch, build)
@@ -162,7 +162,7 @@ def test_a_failure_of_ours_is_one_line_and_a_log(budgets, run_exists, monkeypatc
 
 
 def test_a_run_that_cannot_go_on_leaves_no_log(budgets, monkeypatch, capsys):
-    def build(spec, run, dry_run, show):
+    def build(spec, run, dry_run, show, **_):
         raise RunFailed("Stopped: the disk is full.")
 
     replace_build(monkeypatch, build)

@@ -9,17 +9,12 @@ import pytest
 
 import family.build
 from family.build import Outcome
-from family.cli import main, read_forecast
-from family.forecast import duration, fitted
-from family.progress import Progress, spell
+from family.cli import main
+from family.forecast import fit_budgets, forecast_time, say_forecast
+from family.progress import Progress, Stage, spell
 from family.spec import read_spec
 
 GOOD = "data: digits\nteacher: digits\nstudents: {space: conv}\nbudgets:\n"
-TABLE = (
-    "smallest student (width 4, depth 1): tiny over by 3437%, a b fits, pi skipped\n"
-    "forecast: about 4 minutes (42 trainings of 300 steps at 20.6 ms)\n"
-    "something new"
-)
 
 
 class Terminal(io.StringIO):
@@ -35,54 +30,36 @@ class Clock:
         return self.now
 
 
-def test_plain_lines_say_what_a_silence_is_for() -> None:
+def test_plain_lines_say_each_new_stage_once() -> None:
     out = io.StringIO()
-    with Progress(out, trials=6, minutes=None, dry_run=False) as show:
+    with Progress(out) as show:
         show("note: task: images")
-        show("teacher: val accuracy 0.94")
-        show("bake-off: kd (val 0.9)")
-        show("trial 0: width 4  val 0.9000  0.2")
-    assert out.getvalue().splitlines() == [
-        "note: task: images",
-        "teacher: val accuracy 0.94",
-        "now: asking the teacher; then learning rate, loss or the first trial",
-        "bake-off: kd (val 0.9)",
-        "now: search",
-        "trial 0: width 4  val 0.9000  0.2",
-    ]
+        for done in range(3):
+            show.watch(Stage("search", done, 3))
+        show("trial 0: width 4  val 0.9000")
+    assert out.getvalue().splitlines() == ["note: task: images", "now: search", "trial 0: width 4  val 0.9000"]
 
 
-def test_trials_done_and_time_left() -> None:
+def test_the_status_says_how_far_and_how_long() -> None:
     clock = Clock()
-    show = Progress(io.StringIO(), trials=6, minutes=None, dry_run=False, clock=clock)
-    show("bake-off: kd (val 0.9)")
-    assert "search left" not in show.status()
-    for now, line in ((30, "trial 0: a  val 0.9"), (40, "trial 1: a  diverged"), (60, "trial 2: a  val 0.8")):
-        clock.now = now
-        show(line)
-    assert show.status() == (
-        "now: search · 1:00 · 2 trials trained here, 6 wanted in all · at most about 2:00 of search left"
-    )
-
-
-def test_time_left_where_no_bake_off_came_first_and_within_the_minutes() -> None:
-    clock = Clock()
-    show = Progress(io.StringIO(), trials=100, minutes=1, dry_run=False, clock=clock)
-    show("learning rate for kd: 0.01 (10 short runs)")
-    clock.now = 20.0
-    show("trial 0: a  val 0.9")
-    assert show.seconds_left() == 40
+    show = Progress(io.StringIO(), clock=clock)
+    show.watch(Stage("search", 0, 6))
+    clock.now = 60
+    assert show.status() == "now: search · 1:00 · 0 of 6"
+    show.watch(Stage("search", 2, 6, 120.0, {"tiny": 0.9, "best": 0.95}))
+    assert show.status() == ("now: search · 1:00 · 2 of 6 · at most about 2:00 left · best val: tiny 0.900, best 0.950")
 
 
 def test_a_terminal_gets_one_line_that_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     out = Terminal()
-    with Progress(out, trials=6, minutes=None, dry_run=False) as show:
+    with Progress(out) as show:
+        show.watch(Stage("search"))
         show("bake-off: kd (val 0.9)")
     assert not show.drawing.is_alive()
     drawn = out.getvalue().split("\r\x1b[K")
-    assert drawn[1] == "bake-off: kd (val 0.9)\n"
-    assert drawn[2].startswith("now: search")
+    assert drawn[1].startswith("now: search")
+    assert drawn[2] == "bake-off: kd (val 0.9)\n"
     assert all(len(each) < 30 for each in drawn)
     assert drawn[-1] == ""
 
@@ -91,36 +68,51 @@ def test_spell() -> None:
     assert [spell(s) for s in (7.9, 187, 3723)] == ["0:07", "3:07", "1:02:03"]
 
 
-def test_a_dry_run_as_data() -> None:
-    told = read_forecast(TABLE)
-    budgets = {"tiny": {"status": "over", "over": 34.37}, "a b": {"status": "fits"}, "pi": {"status": "skipped"}}
-    assert told["students"] == {"smallest": {"params": "width 4, depth 1", "budgets": budgets}}
-    assert told["forecast"] == {"minutes": 4, "trainings": 42, "steps": 300, "step_ms": 20.6}
-    assert told["notes"] == ["something new"]
+TOLD = {
+    "students": {
+        "smallest": {
+            "params": {"width": 4, "depth": 1},
+            "budgets": {
+                "tiny": {"status": "over", "over": 34.4},
+                "far": {"status": "over", "over": 0.4},
+                "a b": {"status": "fits"},
+                "pi": {"status": "skipped"},
+            },
+        }
+    },
+    "forecast": {"minutes": 3.6, "trainings": 42, "steps": 300, "step_ms": 20.61},
+}
 
 
-def test_every_line_of_a_real_fit_is_read(tmp_path: Path) -> None:
-    """The forecast's own words, so that they cannot drift from what is read here; so does the next test."""
+def test_a_forecast_in_words() -> None:
+    assert say_forecast(TOLD).splitlines() == [
+        "smallest student (width 4, depth 1): tiny over by 35 times the limit, far over by 40%, a b fits, pi skipped",
+        "warning: none of these fits tiny; the nearest is over by 35 times the limit",
+        "warning: none of these fits far; the nearest is over by 40%",
+        "forecast: about 4 minutes (42 trainings of 300 steps at 20.6 ms)",
+    ]
+
+
+def test_fits_are_of_the_nearest_precision(tmp_path: Path) -> None:
     budgets = "  a: {target: cpu, size_kb: 2}\n  b: {target: cpu}\n  c: {target: node, size_kb: 9}\n"
     (tmp_path / "b.yaml").write_text(GOOD + budgets)
     job = SimpleNamespace(spec=read_spec(tmp_path / "b.yaml"))
-    line = fitted(job, {"cpu": {"fp32": {"size_kb": {"value": 3.0}}}})  # type: ignore[arg-type]
-    told = read_forecast(f"middle student (x): {line}")
-    assert told["students"]["middle"]["budgets"] == {
+    costs = {"cpu": {"fp32": {"size_kb": {"value": 8.0}}, "int8": {"size_kb": {"value": 3.0}}}}
+    assert fit_budgets(job, costs) == {  # type: ignore[arg-type]
         "a": {"status": "over", "over": 0.5},
         "b": {"status": "fits"},
         "c": {"status": "skipped"},
     }
 
 
-def test_a_real_duration_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "b.yaml").write_text(GOOD + "  best: {target: cpu}\ndistill: {steps: 50}\nsearch: {trials: 5}\n")
-    job = SimpleNamespace(spec=read_spec(tmp_path / "b.yaml"), space=None, task=None)
-    nothing = SimpleNamespace(build_student=lambda *_: None, middle=lambda _: {})
-    monkeypatch.setattr("family.forecast.spaces", nothing)
-    told = read_forecast(duration(job, measuring=60.0, step=0.0205))  # type: ignore[arg-type]
-    assert told["notes"] == []
-    assert (told["forecast"]["steps"], told["forecast"]["step_ms"]) == (50, 20.5)
+def test_the_minutes_of_the_search_bound_its_forecast(tmp_path: Path) -> None:
+    text = GOOD + "  best: {target: cpu}\ndistill: {steps: 50}\nsearch: {trials: 500, minutes: MINUTES}\n"
+    found = []
+    for minutes in ("null", "2"):
+        (tmp_path / "b.yaml").write_text(text.replace("MINUTES", minutes))
+        job = SimpleNamespace(spec=read_spec(tmp_path / "b.yaml"), space=None, task=None)
+        found.append(forecast_time(job, measuring=1.0, step=0.1)["minutes"])  # type: ignore[arg-type]
+    assert found == [59.8, 3.5]
 
 
 def test_dry_run_prints_the_forecast_as_json(
@@ -128,9 +120,9 @@ def test_dry_run_prints_the_forecast_as_json(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("b.yaml").write_text(GOOD + "  best: {target: cpu}\n")
-    monkeypatch.setattr(family.build, "build", lambda *_, **__: Outcome(0, {}, tmp_path, TABLE))
+    monkeypatch.setattr(family.build, "build", lambda *_, **__: Outcome(0, TOLD, tmp_path, "words"))
     assert main(["--budgets", "b.yaml", "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["forecast"]["minutes"] == 4
+    assert json.loads(capsys.readouterr().out) == TOLD
 
 
 def test_without_arguments_the_first_steps_are_said(capsys: pytest.CaptureFixture[str]) -> None:
