@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from family.errors import Mistake
-from family.suggest import did_you_mean, list_names
+from family.suggest import did_you_mean, hint_target, list_names, nearest
 from family.yaml_lines import join
 
 TASKS = ("images", "table", "series")
@@ -140,7 +140,7 @@ def check_targets(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         given = as_mapping(options)
         if name not in PRESETS and "transport" not in given:
             known = f"its name is no preset ({', '.join(PRESETS)})"
-            yield Mistake(f"targets.{name}", f"must have a transport, as {known}.{did_you_mean(name, PRESETS)}")
+            yield Mistake(f"targets.{name}", f"must have a transport, as {known}.{hint_target(name, PRESETS)}")
             continue
         try:
             can_target_answer(name, given)
@@ -162,7 +162,10 @@ def check_budgets(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         if isinstance(target, str) and target not in own and target not in PRESETS:
             known = [*dict.fromkeys([*own, *PRESETS])]
             said = f"must be a preset or a name in targets: {', '.join(known)}. Got {target!r}."
-            yield Mistake(f"{where}.target", said + did_you_mean(target, known))
+            yield Mistake(
+                f"{where}.target",
+                said + (did_you_mean(target, own) if nearest(target, known) in own else hint_target(target, PRESETS)),
+            )
         elif isinstance(target, str):
             yield from check_limits(where, budget, target, as_mapping(own.get(target)))
         yield from check_score_limit(where, budget.get("score"), raw.get("score"))

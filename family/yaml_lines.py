@@ -13,6 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from family.errors import Mistake, Mistakes, mistake
+from family.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as problem:
-        said = f"There is no file {path} (looked for {path.resolve()}).{list_yaml(path.parent)}"
-        raise mistake("", f"{said} `build-family init` writes one.") from problem
+        said = f"There is no file {path} (looked for {path.resolve()})."
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
+        raise mistake("", said + (near or f"{list_yaml(path.parent)} `build-family init` writes one.")) from problem
     except UnicodeDecodeError as problem:
         raise mistake("", f"{path.name} is not YAML: it is not UTF-8 text (byte {problem.start}).") from problem
     except OSError as problem:

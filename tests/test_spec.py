@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from family.errors import Mistakes
 from family.spec import format_mistakes, read_spec, schema
+from family.suggest import hint_target
 
 ROOT = Path(__file__).parents[1]
 GOOD = """\
@@ -58,6 +59,35 @@ def test_no_file_names_what_lies_beside_it(tmp_path):
         f"There is no file {tmp_path}/b.yml (looked for {tmp_path.resolve()}/b.yml). There is budgets.yaml "
         f"in {tmp_path.resolve()}. `build-family init` writes one."
     )
+
+
+def test_no_file_names_the_one_that_is_meant(tmp_path):
+    for name in ("budgets.yaml", "other.yml"):
+        (tmp_path / name).write_text(GOOD)
+    with pytest.raises(Mistakes) as caught:
+        read_spec(tmp_path / "budget.yaml")
+    said = format_mistakes(caught.value, tmp_path / "budget.yaml")
+    file = f"{tmp_path}/budget.yaml (looked for {tmp_path.resolve()}/budget.yaml)"
+    assert said == f"There is no file {file}. Did you mean 'budgets.yaml'?"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("raspberry-pi", "transport: ssh"),
+        ("pi4", "cortex-a72 (Pi 4)"),
+        ("android", "use adb"),
+        ("ios", "No target reaches iOS"),
+        ("iPhone 15", "No target reaches iOS"),
+        ("wasm", "use browser"),
+        ("cortex-a35", "Did you mean 'cortex-a53'?"),
+        ("zzz", ""),
+    ],
+)
+def test_a_device_by_its_usual_name_is_told_its_target(name, meant):
+    said = hint_target(name, PRESETS.split(", "))
+    assert meant in said
+    assert bool(said) == bool(meant)
 
 
 def test_folder(tmp_path):
@@ -362,9 +392,28 @@ MISTAKES = {
         6,
     ),
     "a target without transport": (
-        GOOD + "targets: {pi: {host: a}}\n",
-        f"targets.pi must have a transport, as its name is no preset ({PRESETS})",
+        GOOD + "targets: {mine: {host: a}}\n",
+        f"targets.mine must have a transport, as its name is no preset ({PRESETS})",
         6,
+    ),
+    "a device without transport": (
+        GOOD + "targets: {pi: {host: a}}\n",
+        f"targets.pi must have a transport, as its name is no preset ({PRESETS}). For a Raspberry Pi itself write "
+        "{transport: ssh, host: pi@…} under targets; for its instructions, cortex-a53 (Pi 3), cortex-a72 (Pi 4) or "
+        "cortex-a76 (Pi 5)",
+        6,
+    ),
+    "a device as target": (
+        swap("target: cpu", "target: gpu"),
+        f"budgets.tiny.target must be a preset or a name in targets: {PRESETS}. Got 'gpu'. Students are measured on "
+        "processors, such as cpu; what trains is set by device, at the top level",
+        5,
+    ),
+    "one's own target nearly": (
+        swap("target: cpu", "target: my-pi") + "targets: {my-pie: {transport: ssh, host: a}}\n",
+        f"budgets.tiny.target must be a preset or a name in targets: my-pie, {PRESETS}. Got 'my-pi'. "
+        "Did you mean 'my-pie'?",
+        5,
     ),
     "transport": (
         GOOD + "targets: {pi: {transport: shh}}\n",
