@@ -312,8 +312,17 @@ def task_said(folder: Path, changes: str, **options: Any) -> str:
 def test_a_task_of_ones_own_is_used_as_it_is(tmp_path: Path, save: Any) -> None:
     save(tmp_path)
     task = opened(tmp_path, TASK, "d.npz", task="mine.py:plain")
-    assert task.fingerprint == opened(tmp_path, TASK, "d.npz").fingerprint
-    assert task.rows("train")
+    assert task.rows("train") == opened(tmp_path, TASK, "d.npz").rows("train")
+
+
+def test_changed_code_is_another_task(tmp_path: Path) -> None:
+    keys = []
+    for name, more in (("one", ""), ("same", ""), ("other", "\nSIDE = 3\n")):
+        (tmp_path / name).mkdir()
+        save_images(tmp_path / name)
+        keys.append(opened(tmp_path / name, TASK + more, "d.npz", task="mine.py:plain").fingerprint)
+    assert keys[0] == keys[1]
+    assert keys[0] != keys[2]
 
 
 def test_a_task_of_ones_own_may_be_a_regression(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A task of the user's own: `task: path/file.py:function` of (options), which gives a `family.types.Task`.
 
 The whole protocol is gone over on a few rows before any work, so that what does not fit is told at once and not
-hours later. What cannot be checked here: that the fingerprint changes with data, split and augmentation.
+hours later. What cannot be checked here: that the fingerprint changes with data, split and augmentation; with the
+user's code it does.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from export import Signature, TensorSpec, apply_front, body_signature, raw_signature
 from export.front import Front
-from family.doors import call, describe_failure, is_reference, load_taking
+from family.doors import call, describe_failure, hash_code, is_reference, load_taking
 from family.errors import Mistake, Mistakes, mistake
+from family.run_folder import content_id
 from family.tasks.options import DataOptions
 from family.types import Kind, Split, Task
 from reports import Score
@@ -38,7 +40,19 @@ def open_user_task(options: DataOptions) -> Task:
     asked = str(options.score).rpartition(":")[2] if is_reference(options.score) else options.score
     if asked and asked != made.score.name:
         raise mistake("score", f"asks for {asked}; the task of {reference} has the score {made.score.name}.")
-    return cast(Task, made)
+    return cast(Task, Coded(made, content_id(made.fingerprint, hash_code(reference, options.folder))))
+
+
+class Coded:
+    """A task of the user's, whose fingerprint stands for its code too: a changed file is another task."""
+
+    def __init__(self, task: Task, fingerprint: str):
+        self.task, self.fingerprint = task, fingerprint
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "task":  # not there yet, as while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.task, name)
 
 
 def check_task(task: Any, reference: str, path: Path) -> None:
