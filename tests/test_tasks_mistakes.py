@@ -336,3 +336,11 @@ def test_a_layout_for_what_has_none(tmp_path: Path) -> None:
 def test_lists_of_labels_that_do_not_fit(tmp_path: Path, label: Any, wanted: str) -> None:
     pd.DataFrame({"a": np.arange(60.0), "label": label}).to_parquet(tmp_path / "d.parquet")
     assert wanted in refused(tmp_path, "d.parquet")["data.label"]
+
+
+def test_a_split_that_is_named_is_not_taken_for_another(tmp_path: Path) -> None:
+    split = np.array(["train"] * 40 + ["test"] * 20)
+    path = save(tmp_path, split=split)
+    assert "names test, which no row carries" in refused(tmp_path, path, split={"val": "test"})["data.split"]
+    said = refused(tmp_path, path, split={"val": "test", "test": "test"})["data.split"]
+    assert "names 'test' twice" in said

@@ -45,7 +45,7 @@ def read_source(options: DataOptions, cache: Path | None = None) -> Source:
     if not path.exists():
         raise mistake("data.path", f"names {options.path}, which is not there (looked for {path}).")
     if path.is_dir() and not is_hugging_face(path):
-        refuse_unused(options, "a folder of images, whose class folders are the labels")
+        refuse_unused(options, "a folder of images, which has class folders for labels and no groups")
         return read_image_folder(path, options)
     if path.suffix == ".npz":
         return from_arrays(load_arrays(path, "data.path"), options)

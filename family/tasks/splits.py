@@ -56,7 +56,7 @@ def uses_names(column: np.ndarray, asked: Mapping[str, Any]) -> bool:
 
 def find_names(found: Iterable[str], asked: Mapping[str, Any]) -> dict[str, str]:
     """What each split is called among the names `found`: as asked, or else one of its usual names."""
-    lowered = {name.lower(): name for name in sorted(found, reverse=True)}
+    lowered = {name.lower(): name for name in sorted(found, reverse=True) if name not in asked.values()}
     names = {}
     for split, usual in USUAL.items():
         if split in asked:
@@ -74,6 +74,11 @@ def ready_splits(
     values = source.split.astype(str)
     found = sorted(set(values))
     names = find_names(found, asked)
+    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
+    if twice:
+        raise mistake(
+            "data.split", f"names '{twice.pop()}' twice; every row is in one split. Found: {', '.join(found)}."
+        )
     missing = [names.get(n, n) for n in ("train", "test", *{"val"} & set(names)) if names.get(n) not in found]
     if missing:
         said = f"names {', '.join(missing)}, which no row carries. Found: {', '.join(found)}."
