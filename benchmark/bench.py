@@ -188,7 +188,8 @@ class Bench:
     def _summarise(self, quantity: str, repeats: list[Any], level: float, seconds: float) -> Measurement:
         runs = np.concatenate(repeats)
         value = float(np.quantile(runs, level))
-        low, high = interval_of_repeats([float(np.quantile(repeat, level)) for repeat in repeats])
+        logs = interval_of_repeats([float(np.log(np.quantile(repeat, level))) for repeat in repeats])  # of factors
+        low, high = (float(np.exp(end)) for end in logs)
         medians = [float(np.median(repeat)) for repeat in repeats]
         return Measurement(
             quantity,
