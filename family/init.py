@@ -10,7 +10,7 @@ import struct
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from family.errors import Mistakes, mistake
 from family.spec_checks import TASKS
+from family.split_names import USUAL
 from family.suggest import did_you_mean
 
 TABLES = (".npz", ".csv", ".parquet")
@@ -184,7 +185,7 @@ def look_at_folder(folder: Path, task: str | None) -> Findings:
     """Class folders; the students' input is set where sizes vary or are large."""
     from PIL import Image, UnidentifiedImageError
 
-    ready = all((folder / name).is_dir() for name in SPLITS)
+    ready = find_splits(child.name for child in folder.iterdir() if child.is_dir())
     files = [*islice((p for p in sorted(folder.glob("*/*/*" if ready else "*/*")) if is_image(p)), 10**6)]
     if not files:
         raise mistake("PATH", f"{folder} has no images in class folders ({', '.join(IMAGES)}).")
@@ -201,9 +202,14 @@ def look_at_folder(folder: Path, task: str | None) -> Findings:
     vary = len(sides) > 1 or smallest > LARGEST_INPUT
     side = max(8, min(LARGEST_INPUT, smallest // 8 * 8))
     edges = tuple(sorted({edge for pair in sides for edge in pair}))
-    return Findings(
-        said, task or "images", None, SPLITS if ready else (), side if vary else None, edges if vary else ()
-    )
+    return Findings(said, task or "images", None, ready, side if vary else None, edges if vary else ())
+
+
+def find_splits(names: Iterable[str]) -> tuple[str, ...]:
+    """Train, val (if any) and test by their usual names; nothing where there is no train or no test."""
+    lowered = {name.lower(): name for name in names}
+    found = {split: [lowered[n] for n in USUAL[split] if n in lowered] for split in SPLITS}
+    return tuple(found[split][0] for split in SPLITS if found[split]) if found["train"] and found["test"] else ()
 
 
 def is_image(path: Path) -> bool:
@@ -382,8 +388,9 @@ def write_data(found: Findings, data: str) -> list[str]:
     lines = ["data:", f"  path: {quote(data)}"]
     if found.label:
         lines.append(f"  label: {quote(found.label)}          # the array or column with the labels")
-    if set(SPLITS) <= set(found.ready_splits):
-        return [*lines, "  # its own splits train, val and test are used"]
+    if ready := find_splits(found.ready_splits):
+        cut = "" if len(ready) == 3 else "; val is cut off train"
+        return [*lines, f"  # its own splits {', '.join(ready[:-1])} and {ready[-1]} are used{cut}"]
     if data != "digits":
         lines += [
             "  split: {val: 0.15, test: 0.15}",

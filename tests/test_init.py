@@ -143,6 +143,14 @@ def test_arrays(home, name):
     assert spec.data.split.val == 0.15
 
 
+def test_split_folders_by_their_usual_names_without_val(home, capsys):
+    for split in ("Train", "testing"):
+        write_images(home / "photos" / split, [(32, 32)] * 4)
+    assert written(home, "photos").data.split is None
+    assert "# its own splits Train and testing are used; val is cut off train" in (home / "budgets.yaml").read_text()
+    assert "8 files in 2 class folders" in capsys.readouterr().out
+
+
 def test_ready_made_splits_are_kept(home):
     split = np.array(["train", "val", "test"] * 2)
     np.savez(home / "d.npz", x=np.zeros((6, 5)), label=ROWS, split=split)

@@ -17,8 +17,8 @@ import pandas as pd
 from family.doors import is_reference
 from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id, write_beside
+from family.split_names import USUAL
 from family.tasks.options import DataOptions, Source
-from family.tasks.splits import USUAL
 from family.tasks.user_functions import read_user_arrays
 
 PIXELS = (1, 3, 4)  # channels that images usually have

@@ -9,16 +9,11 @@ import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from family.errors import Mistake, Mistakes, mistake
+from family.split_names import USUAL
 from family.tasks.options import DataOptions, Source
 
 SHARES = {"val": 0.15, "test": 0.15}
 NAMES = ("train", "val", "test", "transfer")
-USUAL = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-    "transfer": ("transfer",),
-}  # what ready-made splits are called, upper and lower case alike
 
 
 def split_rows(
