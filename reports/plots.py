@@ -137,7 +137,7 @@ def draw_gaps(run: Run, gaps: Sequence[tuple[str, float, float, float, str]]) ->
 
 
 def draw_trials(run: Run, cost: str) -> Figure | None:
-    """Score of a short run against cost, or against the share of a limit; None where the trials do not say.
+    """Val score against cost, or against the share of a limit; None where the trials do not say.
 
     The share is `violation + 1`: of the most used limit of the budget that the candidate fits best.
     """
@@ -168,7 +168,7 @@ def draw_trials(run: Run, cost: str) -> Figure | None:
         axes.set_xlabel(
             name_axis(cost) if cost in trials else "share used of the limits of the budget it fits best, % (log)"
         )
-        axes.set_ylabel(f"{name_quantity(run.score)}, short run")
+        axes.set_ylabel(f"{name_quantity(run.score)} on validation data")
         axes.legend(fontsize=8.5, loc="best")
     return figure
 

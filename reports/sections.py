@@ -394,8 +394,8 @@ def show_tried(run: Run) -> Section | None:
         cost = find_main_cost(run, first) if first else "size_kb"
         figure = draw_trials(run, cost)
         if figure is not None:
-            alt = f"{len(run.trials)} trials of the search, by cost, against the score of a short run."
-            caption = "What the search looked at. Short runs rank, they do not judge. Every trial is in trials.csv."
+            alt = f"{len(run.trials)} trials of the search, by cost, against the score on validation data."
+            caption = "What the search looked at. Every trial is in trials.csv."
             blocks.append(Picture("trials", figure, alt, caption))
     if search:
         blocks.append(Facts(_summarise(search)))
@@ -443,11 +443,19 @@ def _tabulate_rates(run: Run) -> Table | None:
     return Table("learning-rates", frame, caption, raw)
 
 
+SPENT = {"export_s": "exporting them untrained", "measure_s": "measuring them", "train_s": "training what fits"}
+
+
 def _say_search(run: Run) -> str:
     known = run.trials["state"] if "state" in run.trials else pd.Series(dtype=str)
     states = known.astype(str).str.lower().value_counts()
     ends = ", ".join(f"{n} {'pruned untrained' if state == 'pruned' else state}" for state, n in states.items())
-    return f"The search asked for {len(run.trials)} candidates" + (f": {ends}." if ends else ".")
+    said = f"The search asked for {len(run.trials)} candidates" + (f": {ends}." if ends else ".")
+    once = run.trials.drop_duplicates("id") if "id" in run.trials else run.trials
+    spent = {what: float(once[column].sum()) for column, what in SPENT.items() if column in once}
+    if not any(spent.values()):
+        return said
+    return f"{said} It took " + ", ".join(f"{seconds:.0f} s for {what}" for what, seconds in spent.items()) + "."
 
 
 def _tabulate_dropped(run: Run) -> Table | None:
