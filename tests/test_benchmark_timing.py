@@ -179,7 +179,15 @@ def test_dead_worker_is_told_and_replaced(models):
         assert bench.direct(models[128], seconds=0.05)[0].value > 0
 
 
-def test_interrupt_leaves_no_process_and_no_stale_answer(models):
+@pytest.fixture
+def interrupts():
+    """SIGINT raises KeyboardInterrupt also where the tests were started with it ignored, as in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_leaves_no_process_and_no_stale_answer(models, interrupts):
     with Bench(CPU) as bench:
         bench.direct(models[128], seconds=0.05)
         pid = bench._channel.pid
