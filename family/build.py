@@ -85,8 +85,6 @@ def score_teacher(job: Job) -> None:
 
 def warn_of_what_is_not_there(spec: Spec, show: Show) -> None:
     """Settings that are understood, and not followed yet."""
-    if spec.search.workers not in ("auto", 1):
-        show(f"warning: search.workers is {spec.search.workers}; this version searches with one worker")
     if spec.search.storage is not None:
         show("warning: search.storage is not used by this version; the study is a journal in the run folder")
 

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from benchmark import Bench, host_fingerprint
 from family import spaces
 from family.candidates import budgets_kept, candidate_id, limits_and_figures, measure_untrained, violation
+from family.engines import Judge, open_judge
 from family.job import Job, limits_of
 from family.progress import Stage
 from family.run_folder import content_id
-from family.students import train_candidate
+from family.sampling import even_draws
 from family.types import Training
+from family.workers import Alive, count_workers, start_workers, worker_name
 
-POOL = 256  # random draws from which the start-up draws are picked evenly in log cost
+JOURNAL = "study.log"
 ASKS_PER_TRIAL = 20  # an endless run of infeasible asks ends here
 
 
@@ -39,21 +43,30 @@ class Searched:
 
 
 def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched:
-    """Run trials until `search.trials` are trained, or `search.minutes` are over. Resumes where it stopped."""
+    """Run trials until `search.trials` are judged, or `search.minutes` are over. Resumes where it stopped."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(job, recipe, list(benches))
+    judge = open_judge(job, recipe)
+    mend_journal(job.folder / JOURNAL)
+    study = open_study(job, recipe, judge.name, list(benches))
     enqueue_start(study, job)
-    for trial in trials_to_run(study, job):
-        run_trial(study, trial, job, recipe, benches)
-    return summarise(study)
+    with start_workers(job, count_workers(job.spec.search.workers) - 1) as alive:
+        for trial in trials_to_run(study, job, alive):
+            run_trial(study, trial, job, judge, benches)
+    return summarise(study, judge)
 
 
-def open_study(job: Job, recipe: Training, targets: list[str]) -> optuna.Study:
-    """The study of this space, recipe, set of budgets and host; what an earlier process left running is taken up."""
-    journal = job.folder / "study.log"
-    trim_torn_line(journal)
-    journal.with_name("study.log.lock").unlink(missing_ok=True)  # ours alone: the run folder is held
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+def join_search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> None:
+    """What a further worker does in a search that another process has begun."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    judge = open_judge(job, recipe)
+    study = open_study(job, recipe, judge.name, list(benches))
+    for trial in trials_to_run(study, job, None):
+        run_trial(study, trial, job, judge, benches)
+
+
+def open_study(job: Job, recipe: Training, engine: str, targets: list[str]) -> optuna.Study:
+    """The study of this space, recipe, engine, set of budgets and host; an earlier process's is taken up."""
+    storage = JournalStorage(JournalFileBackend(str(job.folder / JOURNAL)))
     budgets = {name: [b.target, limits_of(b)] for name, b in job.spec.budgets.items()}
     direction = StudyDirection.MAXIMIZE if job.task.score.higher_is_better else StudyDirection.MINIMIZE
     return optuna.create_study(
@@ -61,6 +74,7 @@ def open_study(job: Job, recipe: Training, targets: list[str]) -> optuna.Study:
         study_name=content_id(
             job.student_id,
             recipe.__dict__,
+            engine,
             budgets,
             targets,
             job.task.fingerprint,
@@ -69,7 +83,14 @@ def open_study(job: Job, recipe: Training, targets: list[str]) -> optuna.Study:
         ),
         directions=[direction] + [StudyDirection.MINIMIZE] * len(targets),
         load_if_exists=True,
+        sampler=ByNumber(job),
     )
+
+
+def mend_journal(journal: Path) -> None:
+    """Undo what a killed process left: a lock, and a line half written. The run folder is held, so both are ours."""
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    trim_torn_line(journal)
 
 
 def trim_torn_line(journal: Path) -> None:
@@ -78,17 +99,37 @@ def trim_torn_line(journal: Path) -> None:
         journal.write_bytes(written[: written.rfind(b"\n") + 1])
 
 
-def sampler(job: Job, number: int) -> BaseSampler:
-    """TPE seeded by the trial's number, so that a resumed search asks what an unbroken one would have asked.
+class ByNumber(BaseSampler):
+    """Every trial by a sampler of its own, seeded by the trial's number, so that a resumed search asks what an
+    unbroken one would have asked, and several workers never ask the same."""
 
-    The draws of budgets without limits are random over the whole space: TPE follows the one constraint, and
-    beside a tight budget it would hardly ever look at what only those budgets can use.
-    """
-    seed = job.spec.seed * 100_003 + number
+    def __init__(self, job: Job):
+        self.job = job
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return sampler(self.job, trial.number).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return sampler(self.job, trial.number).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        one = sampler(self.job, trial.number, param_name)
+        return one.sample_independent(study, trial, param_name, param_distribution)
+
+
+def sampler(job: Job, number: int, name: str = "") -> BaseSampler:
+    """TPE; the draws of budgets without limits are random over the whole space: TPE follows the one constraint, and
+    beside a tight budget it would hardly ever look at what only those budgets can use. `name`: of a dimension that is
+    drawn alone, so that two of them do not get the same share."""
+    seed = job.spec.seed * 100_003 + number + (zlib.crc32(name.encode()) if name else 0)
     startup = max(8, job.spec.search.trials // 4)
     if number >= startup and drawn_without_limits(job, number):
         return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=False)
+    return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
 
 
 def enqueue_start(study: optuna.Study, job: Job) -> None:
@@ -100,48 +141,49 @@ def enqueue_start(study: optuna.Study, job: Job) -> None:
         study.enqueue_trial(dict(params))
 
 
-def even_draws(job: Job, count: int) -> list[Mapping[str, Any]]:
-    """`count` draws from a random pool, evenly spaced in the log of their multiply-accumulates."""
-    rng = np.random.default_rng(job.spec.seed)
-    pool = [spaces.smallest(job.space), spaces.largest(job.space)]
-    pool += [spaces.sample(job.space, rng) for _ in range(POOL)]
-    costs = np.log([cost_proxy(job, params) for params in pool])
-    picked: list[int] = []
-    for wish in np.linspace(costs.min(), costs.max(), min(count, len(pool))):
-        left = [i for i in range(len(pool)) if i not in picked]
-        picked.append(min(left, key=lambda i: abs(costs[i] - wish)))
-    return [pool[i] for i in picked]
-
-
-def cost_proxy(job: Job, params: Mapping[str, Any]) -> float:
-    module = spaces.build_student(job.space, params, job.task, job.spec.seed)
-    inputs = job.task.inputs("val", np.arange(1), 0)
-    return spaces.count_macs(module, inputs) + spaces.count_parameters(module) + 1.0
-
-
-def trials_to_run(study: optuna.Study, job: Job) -> Any:
-    """First what an earlier process left running, then new asks, until enough candidates are trained or the
-    minutes are over; those of earlier processes count, so that a search that was over stays so."""
-    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.sampler = sampler(job, frozen.number)
-        yield Trial(study, frozen._trial_id)
-    begin, before, first = time.monotonic(), study.user_attrs.get("seconds", 0.0), trained(study)
+def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None) -> Iterator[Trial]:
+    """New asks until enough candidates are judged or the minutes are over (those of earlier processes count, so that
+    a search that was over stays so). Who knows which workers are `alive` first takes up what others left running."""
+    begin, before, first = time.monotonic(), study.user_attrs.get("seconds", 0.0), judged(study)
     most, minutes = job.spec.search.trials * ASKS_PER_TRIAL, job.spec.search.minutes
-    while trained(study) < job.spec.search.trials and len(study.get_trials(deepcopy=False)) < most:
+    while True:
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        left = [t for t in running if alive and is_left(t, alive())]
+        done = judged(study)
+        if left:
+            yield Trial(study, left[0]._trial_id)
+            continue
+        if done >= job.spec.search.trials or len(study.get_trials(deepcopy=False)) - waiting(study) >= most:
+            return
         if minutes is not None and study.user_attrs.get("seconds", 0.0) > minutes * 60:
             job.show(f"search: stopped after {minutes:g} minutes")
             return
-        done = trained(study)
+        if done + len(running) >= job.spec.search.trials:
+            time.sleep(0.2)  # others run what is still wanted; some of it may be pruned
+            continue
         pace = (time.monotonic() - begin) / (done - first) if done > first else None
         job.watch(stage_of(study, job, pace))
-        study.sampler = sampler(job, len(study.get_trials(deepcopy=False)))
         yield study.ask()
         study.set_user_attr("seconds", before + time.monotonic() - begin)
 
 
+def is_left(trial: FrozenTrial, alive: frozenset[str]) -> bool:
+    """Whether a running trial is nobody's: of a dead worker, or of an earlier process of this name (this one is
+    between two trials). One without a name has just been asked for, if others are there to ask."""
+    worker = trial.user_attrs.get("worker")
+    if worker is None:
+        old = trial.datetime_start is not None and (datetime.now() - trial.datetime_start).total_seconds() > 60
+        return old or alive == {worker_name()}
+    return worker not in alive or worker == worker_name()
+
+
+def waiting(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+
 def stage_of(study: optuna.Study, job: Job, pace: float | None) -> Stage:
     """How far the search is; `pace`: seconds a trained candidate takes, None where that is not known yet."""
-    done, wanted, minutes = trained(study), job.spec.search.trials, job.spec.search.minutes
+    done, wanted, minutes = judged(study), job.spec.search.trials, job.spec.search.minutes
     left = None if pace is None else (wanted - done) * pace
     if left is not None and minutes is not None:
         left = min(left, max(0.0, minutes * 60 - study.user_attrs.get("seconds", 0.0)))
@@ -153,12 +195,13 @@ def stage_of(study: optuna.Study, job: Job, pace: float | None) -> Stage:
     return Stage("search", done, wanted, left, {name: best[name] for name in job.spec.budgets if name in best})
 
 
-def trained(study: optuna.Study) -> int:
+def judged(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
 
-def run_trial(study: optuna.Study, trial: Trial, job: Job, recipe: Training, benches: Mapping[str, Bench]) -> None:
-    """Measure the candidate untrained; prune it where it fits no budget, else train it and tell."""
+def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, benches: Mapping[str, Bench]) -> None:
+    """Measure the candidate untrained; prune it where it fits no budget, else judge it and tell."""
+    trial.set_user_attr("worker", worker_name())
     params = spaces.suggest(trial, job.space)
     measured = measure_untrained(job, params, benches)
     costs = measured["costs"]
@@ -173,9 +216,9 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, recipe: Training, ben
     if over > 0 and not drawn_without_limits(job, trial.number):
         study.tell(trial, state=TrialState.PRUNED)
         return
-    trained = train_candidate(job, params, recipe)
-    score = trained["val"]
-    trial.set_user_attr("train_s", trained["seconds"])
+    begin = time.monotonic()
+    score = judge.score(params)
+    trial.set_user_attr("judge_s", time.monotonic() - begin)
     if math.isnan(score):
         job.show(f"trial {trial.number}: {describe(params)}  diverged")
         study.tell(trial, state=TrialState.FAIL)
@@ -207,7 +250,7 @@ def describe(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items())
 
 
-def summarise(study: optuna.Study) -> Searched:
+def summarise(study: optuna.Study, judge: Judge) -> Searched:
     """Every candidate with what became of it, and the search's own figures."""
     trials = study.get_trials(deepcopy=False)
     rows = [
@@ -218,13 +261,13 @@ def summarise(study: optuna.Study) -> Searched:
             "params": t.params,
             "violation": t.user_attrs.get("violation"),
             "val": t.values[0] if t.values else None,
-            **{name: t.user_attrs.get(name) for name in ("export_s", "measure_s", "train_s")},
+            **{name: t.user_attrs.get(name) for name in ("export_s", "measure_s", "judge_s", "worker")},
         }
         for t in trials
         if t.state.is_finished()
     ]
     count = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "fail")}
-    summary = {"engine": "tpe", "asked": len(rows), "trials": count["complete"]}
+    summary = {"engine": judge.name, **judge.facts, "asked": len(rows), "trials": count["complete"]}
     summary |= {"pruned": count["pruned"], "diverged": count["fail"]}
     summary["infeasible_share"] = count["pruned"] / max(len(rows), 1)
     return Searched(rows, summary)

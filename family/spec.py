@@ -258,7 +258,7 @@ class SearchSpec(Part):
     """Candidates ranked or trained; those pruned before training do not count."""
     minutes: Positive | None = 20
     """Bounds the search; finals and controls always complete."""
-    engine: Literal["auto", "tpe"] = "auto"
+    engine: Literal["auto", "supernet", "halving", "tpe"] = "auto"
     workers: Count | Auto = "auto"
     storage: str | None = None
     """A database URL, for workers on several hosts; default: a journal in the run folder."""

@@ -443,7 +443,7 @@ def _tabulate_rates(run: Run) -> Table | None:
     return Table("learning-rates", frame, caption, raw)
 
 
-SPENT = {"export_s": "exporting them untrained", "measure_s": "measuring them", "train_s": "training what fits"}
+SPENT = {"export_s": "exporting them untrained", "measure_s": "measuring them", "judge_s": "judging what fits"}
 
 
 def _say_search(run: Run) -> str:

@@ -145,7 +145,7 @@ def test_a_limit_on_the_score_alone_gets_the_cheapest_that_reaches_it(folder: Pa
     assert fair["status"] == "kept"
     assert fair["val"]["low"] >= 0.6
     assert fair["costs"]["size_kb"]["measured"] <= best["costs"]["size_kb"]["measured"]
-    assert trials["train_s"].sum() > 0
+    assert trials["judge_s"].sum() > 0
 
 
 def test_a_target_that_is_not_here_is_skipped_with_a_reason(folder: Path) -> None:

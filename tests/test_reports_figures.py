@@ -216,10 +216,10 @@ def test_the_bake_off_and_the_learning_rates_are_readable():
 def test_what_the_search_took_is_told_once_a_candidate() -> None:
     trials = pd.DataFrame(
         {"id": ["a", "a", "b"], "state": ["complete", "complete", "pruned"], "export_s": [1.0, 1.0, 2.0]}
-        | {"measure_s": [3.0, 3.0, 4.0], "train_s": [5.0, 5.0, np.nan]}
+        | {"measure_s": [3.0, 3.0, 4.0], "judge_s": [5.0, 5.0, np.nan]}
     )
     said = sections._say_search(SimpleNamespace(trials=trials))  # type: ignore[arg-type]
     assert said == (
         "The search asked for 3 candidates: 2 complete, 1 pruned untrained. "
-        "It took 3 s for exporting them untrained, 7 s for measuring them, 5 s for training what fits."
+        "It took 3 s for exporting them untrained, 7 s for measuring them, 5 s for judging what fits."
     )

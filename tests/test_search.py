@@ -12,7 +12,8 @@ from benchmark import resolve_target
 from family import spaces
 from family.candidates import violation
 from family.job import Job
-from family.search import even_draws, open_study, sampler, search, trim_torn_line
+from family.sampling import even_draws
+from family.search import open_study, sampler, search, trim_torn_line
 from family.spec import read_spec
 from family.tasks import DataOptions, DataTask, open_task
 from family.types import Training
@@ -23,7 +24,7 @@ data: digits
 teacher: digits
 students: {space: mlp, dims: {width: [8, 256], depth: [1, 3]}}
 budgets: BUDGETS
-search: {trials: TRIALS, minutes: null}
+search: {trials: TRIALS, minutes: null, engine: tpe}
 """
 FAR_APART = "{tiny: {target: cpu, latency_ms: 0.02}, large: {target: cpu, size_kb: 300}}"
 SIZES = "{tiny: {target: cpu, size_kb: 5}, large: {target: cpu, size_kb: 300}}"
@@ -68,9 +69,9 @@ class Fakes:
         self.measured: list[dict] = []
         self.trained: list[dict] = []
         self.die_at: int | None = None
-        patch.setattr("family.search.cost_proxy", lambda job, params: weights(dict(params)))
+        patch.setattr("family.sampling.cost_proxy", lambda job, params: weights(dict(params)))
         patch.setattr("family.search.measure_untrained", self.measure)
-        patch.setattr("family.search.train_candidate", self.train)
+        patch.setattr("family.engines.train_candidate", self.train)
 
     def measure(self, job: Job, params: dict, benches: dict) -> dict:
         self.measured.append(dict(params))
@@ -89,7 +90,9 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
 
 
 def run(job: Job) -> list[dict]:
-    return search(job, RECIPE, {"cpu": None}).trials  # type: ignore[dict-item]
+    """The trials, without the time that judging took."""
+    trials = search(job, RECIPE, {"cpu": None}).trials  # type: ignore[dict-item]
+    return [{name: value for name, value in trial.items() if name != "judge_s"} for trial in trials]
 
 
 def size(params: dict) -> float:
@@ -195,12 +198,12 @@ def test_a_running_trial_is_taken_up_with_its_own_parameters(tmp_path: Path, tas
     fakes.die_at = 2
     with pytest.raises(Killed):
         run(job)
-    (left,) = open_study(job, RECIPE, ["cpu"]).get_trials(states=(TrialState.RUNNING,))
+    (left,) = open_study(job, RECIPE, "tpe", ["cpu"]).get_trials(states=(TrialState.RUNNING,))
     fakes.die_at = None
     trials = run(job)
     taken_up = next(t for t in trials if t["number"] == left.number)
     assert taken_up["params"] == left.params
-    assert not open_study(job, RECIPE, ["cpu"]).get_trials(states=(TrialState.RUNNING,))
+    assert not open_study(job, RECIPE, "tpe", ["cpu"]).get_trials(states=(TrialState.RUNNING,))
     assert sum(t["state"] == "complete" for t in trials) == 10
 
 

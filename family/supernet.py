@@ -1,0 +1,189 @@
+"""A ranker that trains one set of weights for the whole space: any student's are leading slices of the largest's.
+
+Each step draws one student evenly in log cost, and the smallest beside it; both are taught the same batch from the
+stored soft targets, and their gradients are added into the slices they were cut from. A student is then ranked by
+its slice alone, with batch-norm statistics of its own (the largest's are useless to it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from family import spaces
+from family.job import Job
+from family.losses import supervised
+from family.run_folder import content_id, remember
+from family.train import (
+    WEIGHT_DECAY,
+    Checkpoint,
+    compute_loss,
+    draw_batches,
+    identify,
+    load_student,
+    one_thread,
+    own_generator,
+    plan_batches,
+    predict,
+    recalibrate,
+    save_student,
+    score_split,
+    seed_device,
+    set_rate,
+    short_collections,
+)
+from family.types import Training
+
+Params = Mapping[str, Any]
+POOL = 64  # students that are drawn from, evenly in log cost
+LEAST = 1e-9  # the least loss a logarithm is taken of
+
+
+class DoesNotNest(ValueError):
+    """Some student's weights are no leading slices of the largest's."""
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """The trained largest student, and what training it took in multiply-accumulates × rows, forward."""
+
+    largest: nn.Module
+    macs: float
+
+    def slice_into(self, module: nn.Module) -> nn.Module:
+        """Copy the leading slices that `module` has the shapes of into it."""
+        copy_slices(dict(self.largest.named_parameters()), module)
+        return module
+
+
+def check_nesting(job: Job) -> None:
+    """Raises DoesNotNest, naming the first parameter of the smallest, the middle or one of eight drawn students that
+    the largest lacks, or has with fewer dimensions or smaller ones."""
+    rng = np.random.default_rng(job.spec.seed)
+    largest = shapes(build(job, spaces.largest(job.space)))
+    for params in (
+        spaces.smallest(job.space),
+        spaces.middle(job.space),
+        *(spaces.sample(job.space, rng) for _ in range(8)),
+    ):
+        for name, shape in shapes(build(job, params)).items():
+            big = largest.get(name)
+            if big is None or len(big) != len(shape) or any(a > b for a, b in zip(shape, big, strict=True)):
+                raise DoesNotNest(
+                    f"{name} of {spaces.describe_params(params)} has shape {shape}, the largest student's {big}"
+                )
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.named_parameters()}
+
+
+def build(job: Job, params: Params) -> nn.Module:
+    return spaces.build_student(job.space, params, job.task, job.spec.seed)
+
+
+def copy_slices(big: Mapping[str, nn.Parameter], module: nn.Module) -> None:
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            value.copy_(big[name][leading(value)])
+
+
+def add_gradients(module: nn.Module, big: Mapping[str, nn.Parameter]) -> None:
+    """Add what the module's weights were told into the slices of `big` that they came from."""
+    for name, value in module.named_parameters():
+        if value.grad is not None:
+            into = big[name].grad
+            assert into is not None
+            into[leading(value)] += value.grad
+
+
+def leading(value: torch.Tensor) -> tuple[slice, ...]:
+    return tuple(slice(0, n) for n in value.shape)
+
+
+def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supernet:
+    """Train the shared weights by `training` on students drawn from `pool` (evenly in log cost); kept, and resumed
+    where it stopped. Raises DoesNotNest."""
+    check_nesting(job)
+    folder = job.folder / "supernet" / content_id(job.student_id, training.__dict__, list(map(dict, pool)))
+    largest = build(job, spaces.largest(job.space))
+
+    def work() -> dict[str, float]:
+        macs = run_steps(job, largest, training, pool, folder / "checkpoint")
+        save_student(largest, folder / "largest.safetensors")
+        (folder / "checkpoint").unlink(missing_ok=True)
+        return {"macs": macs}
+
+    done = remember(folder / "done.json", [training.__dict__, job.task.fingerprint, job.teacher.fingerprint], work)
+    load_student(largest, folder / "largest.safetensors")
+    return Supernet(largest.eval(), done["macs"])
+
+
+def run_steps(job: Job, largest: nn.Module, training: Training, pool: Sequence[Params], checkpoint: Path) -> float:
+    """All steps; the multiply-accumulates × rows, forward, that they took."""
+    task, store, device = job.task, job.soft_targets(), job.device
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    students = [build(job, params).to(device).train() for params in (spaces.smallest(job.space), *pool)]
+    example = task.inputs("train", np.arange(1), 0)
+    costs = [spaces.count_macs(student.cpu(), example) for student in students]
+    drawn = np.random.default_rng([training.seed, 78]).integers(1, len(students), training.steps)
+    with one_thread(), own_generator(device), short_collections():
+        plan = plan_batches(task, training, with_transfer=True)
+        largest.to(device).train()
+        big = {name: value for name, value in largest.named_parameters() if value.requires_grad}
+        optimiser = torch.optim.AdamW(big.values(), lr=training.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+        kept = Checkpoint(checkpoint, identify(task, store, training))
+        first = kept.load(largest, optimiser)
+        for value in big.values():
+            value.grad = torch.zeros_like(value)
+        for step, batch in enumerate(draw_batches(task, store, training, plan, first, device), first):
+            set_rate(optimiser, training, step)
+            seed_device(device, training.seed * 1_000_003 + step)
+            optimiser.zero_grad(set_to_none=False)
+            for student in (students[0], students[drawn[step]]):
+                copy_slices(big, student)
+                student.zero_grad(set_to_none=True)
+                compute_loss(student, task, training, batch).backward()
+                add_gradients(student, big)
+            optimiser.step()
+            kept.save_sometimes(largest, optimiser, step + 1)
+        largest.to("cpu").eval()
+    return float(training.batch * (training.steps * costs[0] + sum(costs[i] for i in drawn)))
+
+
+def judge_slice(job: Job, supernet: Supernet, params: Params) -> tuple[float, float]:
+    """Val score and mean supervised loss of the student's slice, on batch-norm statistics of its own."""
+    module = supernet.slice_into(build(job, params)).eval()
+    recalibrate(module, job.task)
+    outputs = predict(module, job.task, "val")
+    labels = torch.from_numpy(job.task.labels("val"))
+    loss = supervised(job.task.kind)(torch.from_numpy(outputs), labels).mean().item()
+    return score_split(job.task, outputs, "val"), loss
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A val score from a slice's loss: `intercept + slope · log loss`, fitted over students even in log cost.
+
+    The loss ranks far better than the score itself, which on a few hundred rows knows only a few dozen values.
+    """
+
+    intercept: float
+    slope: float
+
+    def score(self, loss: float) -> float:
+        return self.intercept + self.slope * float(np.log(max(loss, LEAST)))
+
+
+def fit_estimate(job: Job, supernet: Supernet, pool: Sequence[Params]) -> Estimate:
+    """Least squares over the slices of `pool`; those whose outputs are not finite are left out."""
+    judged = [judge_slice(job, supernet, params) for params in pool]
+    known = np.array([(score, np.log(max(loss, LEAST))) for score, loss in judged if np.isfinite([score, loss]).all()])
+    slope, intercept = np.polyfit(known[:, 1], known[:, 0], 1)
+    return Estimate(float(intercept), float(slope))
