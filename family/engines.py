@@ -29,11 +29,14 @@ TRUSTED = 0.8  # their least rank agreement (Spearman)
 
 @dataclass(frozen=True)
 class Judge:
-    """`score(params)`: the val score that Optuna is told; NaN where it diverged. `facts`: what the report says."""
+    """`score(params)`: the val score that Optuna is told; NaN where it diverged. `facts`: what the report says.
+    `finalists`: how many of the best under a budget are trained in full for it, as far as the judge can be trusted.
+    """
 
     name: str
     score: Callable[[Params], float]
     facts: Mapping[str, Any]
+    finalists: int
 
 
 def open_judge(job: Job, recipe: Training) -> Judge:
@@ -43,13 +46,13 @@ def open_judge(job: Job, recipe: Training) -> Judge:
 
 
 def train_in_full(job: Job, recipe: Training) -> Judge:
-    return Judge("tpe", lambda params: float(train_candidate(job, params, recipe)["val"]), {})
+    return Judge("tpe", lambda params: float(train_candidate(job, params, recipe)["val"]), {}, 4)
 
 
 def train_short(job: Job, recipe: Training) -> Judge:
     """Halving with one rung: everyone trains a quarter of the steps, what a budget could choose all of them."""
     short = replace(recipe, steps=max(20, recipe.steps // SHORT))
-    return Judge("halving", partial(score_short, job, short), {"short_steps": short.steps})
+    return Judge("halving", partial(score_short, job, short), {"short_steps": short.steps}, 3)
 
 
 def score_short(job: Job, short: Training, params: Params) -> float:
@@ -70,6 +73,7 @@ def share_weights(job: Job, recipe: Training) -> Judge:
         "supernet",
         lambda params: estimate.score(judge_slice(job, supernet, params)[1]),
         {"supernet_steps": recipe.steps, "supernet_macs": supernet.macs},
+        2,
     )
 
 

@@ -34,7 +34,6 @@ Trial = dict[str, Any]
 NEAR = {"size_kb": 1.01}  # what was a little over a limit in search may keep it when measured afresh,
 NEAR_NOISY = 1.1  # timed quantities more so
 ROOM = 0.9  # and who stays this far below it hardly ever breaks it
-PER_BUDGET = 4
 
 
 def pick_finalists(job: Job, searched: Searched, benches: Mapping[str, Bench]) -> dict[str, dict[str, Any]]:
@@ -47,14 +46,17 @@ def pick_finalists(job: Job, searched: Searched, benches: Mapping[str, Bench]) -
         if budget.target not in benches:
             continue
         fitting = [t for t in ranked if excess(job, t["params"], budget, benches, near=True) <= 0]
-        for trial in contenders(job, fitting, budget, benches) or nearest(job, searched, budget, benches):
+        for trial in contenders(job, fitting, budget, benches, searched.finalists) or nearest(
+            job, searched, budget, benches
+        ):
             finalists[trial["id"]] = trial["params"]
     return finalists
 
 
-def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:
+def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Bench], most: int) -> list[Trial]:
     """The best on val, one with room to spare, and the cheapest that come close; with a limit on the score, the
-    best and the cheapest that reach it. `fitting`: trials that keep the costs' limits or nearly, best first."""
+    best and the cheapest that reach it. `fitting`: trials that keep the costs' limits or nearly, best first; `most`
+    of the best are taken."""
     if not fitting:
         return []
     cheap = sorted(fitting, key=lambda t: cheapness(job, t, budget, benches))
@@ -67,7 +69,7 @@ def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str
     best = fitting[0]["val"]
     close = [t for t in cheap if abs(t["val"] - best) <= noise_of(best, rows, grouped)]
     roomy = [t for t in fitting if excess(job, t["params"], budget, benches) <= ROOM - 1]
-    return [*fitting[:PER_BUDGET], *roomy[:1], *close[:3]]
+    return [*fitting[:most], *roomy[:1], *close[:3]]
 
 
 def nearest(job: Job, searched: Searched, budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:

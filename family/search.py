@@ -40,6 +40,7 @@ class Searched:
 
     trials: list[dict[str, Any]]
     summary: dict[str, Any]
+    finalists: int = 4  # of the best under a budget, trained in full for it
 
 
 def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched:
@@ -270,4 +271,4 @@ def summarise(study: optuna.Study, judge: Judge) -> Searched:
     summary = {"engine": judge.name, **judge.facts, "asked": len(rows), "trials": count["complete"]}
     summary |= {"pruned": count["pruned"], "diverged": count["fail"]}
     summary["infeasible_share"] = count["pruned"] / max(len(rows), 1)
-    return Searched(rows, summary)
+    return Searched(rows, summary, judge.finalists)

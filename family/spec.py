@@ -259,7 +259,10 @@ class SearchSpec(Part):
     minutes: Positive | None = 20
     """Bounds the search; finals and controls always complete."""
     engine: Literal["auto", "supernet", "halving", "tpe"] = "auto"
+    """What judges a candidate: weights that all students share, a short run, a full training; auto: the first that can
+    be trusted."""
     workers: Count | Auto = "auto"
+    """Processes that search; auto is one, and only then the same seed asks for the same candidates."""
     storage: str | None = None
     """A database URL, for workers on several hosts; default: a journal in the run folder."""
 
