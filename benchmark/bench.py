@@ -83,10 +83,11 @@ class Bench:
     def paired(self, model: Path, seconds: float = 0.2) -> Measurement:
         """latency_ms: median over blocks of (model's least ÷ reference's least time) × the reference's ms.
 
-        samples: each block's ratio × the reference's ms. The interval joins the scatter within this repeat
-        with the ladder's spread between repeats; it does not hold what contention does to unlike models (one
-        of 23 channels slowed by 39 % where one of 28 slowed by 10 %), so a slowed reference is flagged as
-        noisy: measure again at rest what matters.
+        For ranking and pruning. samples: each block's ratio × the reference's ms. The interval joins the scatter
+        within this repeat with the ladder's spread between repeats: it is about this process, and another one may
+        find a few per cent more or less (what decides goes through `paired_afresh`). Nor does it hold what
+        contention does to unlike models (one of 23 channels slowed by 39 % where one of 28 slowed by 10 %), so a
+        slowed reference is flagged as noisy: measure again at rest what matters.
 
         Raises ValueError for a file that cannot be run, WorkerDied.
         """

@@ -36,7 +36,7 @@ budgets: {best: {target: cpu}}
 CANCER = """
 data: {path: cancer.npz, label: label}
 teacher: {path: teacher.npz, gives: probabilities}
-students: {space: mlp, dims: {width: [4, 16], depth: [1, 2]}}
+students: {space: mlp, dims: {width: [8, 16], depth: [1, 2]}}
 budgets: {best: {target: cpu}}
 """
 
