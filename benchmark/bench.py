@@ -117,7 +117,7 @@ class Bench:
         measured = []
         for i, rung in enumerate(nearest):
             ladder = rung["repeat_spread"] ** 2 / QUIET_ROUNDS
-            half = find_t(2 * (PROCESSES - 1)) * (variance[i] * (1 + 1 / PROCESSES) + ladder) ** 0.5
+            half = find_t((PROCESSES - 1) * min(2, len(models))) * (variance[i] * (1 + 1 / PROCESSES) + ladder) ** 0.5
             said = f"{seconds:g} s in each of {PROCESSES} fresh processes"
             measured.append(self._say_paired(found[i], answers[i], rung, float(half), said))
         return measured

@@ -135,7 +135,8 @@ def untrained_graphs(job: Job, params: Params) -> dict[str, Path]:
 def measure_untrained(job: Job, params: Params, benches: Mapping[str, Bench]) -> dict[str, Any]:
     """`{target: {precision: {quantity: value}}}` plus what it took; written once, never retaken on resume."""
     folder = candidate_folder(job, params)
-    write_json(folder / "params.json", dict(params))
+    if not (folder / "params.json").exists():
+        write_json(folder / "params.json", dict(params))
 
     def work() -> dict[str, Any]:
         start = time.monotonic()

@@ -5,19 +5,22 @@ Optuna asks in every case; an engine answers with a val score, and the finals tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from scipy.stats import spearmanr
 
+from family.errors import mistake
 from family.job import Job
 from family.progress import Stage
 from family.run_folder import remember
 from family.sampling import even_draws
-from family.students import load_trained, train_candidate
-from family.supernet import POOL, DoesNotNest, fit_estimate, judge_slice, train_supernet
+from family.students import load_trained, train_candidate, training_id
+from family.supernet import POOL, CannotRank, Estimate, Supernet, fit_estimate, judge_slice, train_supernet
 from family.train import predict, recalibrate, score_split
 from family.types import Training
 
@@ -37,6 +40,11 @@ class Judge:
     score: Callable[[Params], float]
     facts: Mapping[str, Any]
     finalists: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether its scores are those of trained students, and no estimates of them."""
+        return self.name == "tpe"
 
 
 def open_judge(job: Job, recipe: Training) -> Judge:
@@ -63,18 +71,35 @@ def score_short(job: Job, short: Training, params: Params) -> float:
     return score_split(job.task, predict(module, job.task, "val"), "val")
 
 
+def share_weights_or_fail(job: Job, recipe: Training) -> Judge:
+    """As asked for by name. Raises Mistakes where weights cannot be shared."""
+    try:
+        return share_weights(job, recipe)
+    except CannotRank as problem:
+        raise mistake("search.engine", f"supernet cannot rank here: {problem}. Say auto or halving.") from problem
+
+
 def share_weights(job: Job, recipe: Training) -> Judge:
-    """Raises DoesNotNest where the space does not nest."""
+    """Raises CannotRank where the space does not nest, or slices tell nothing."""
     job.watch(Stage("training shared weights to rank candidates by"))
     pool = even_draws(job, POOL)
     supernet = train_supernet(job, recipe, pool)
     estimate = fit_estimate(job, supernet, pool)
     return Judge(
         "supernet",
-        lambda params: estimate.score(judge_slice(job, supernet, params)[1]),
+        partial(estimate_score, job, supernet, estimate),
         {"supernet_steps": recipe.steps, "supernet_macs": supernet.macs},
         2,
     )
+
+
+def estimate_score(job: Job, supernet: Supernet, estimate: Estimate, params: Params) -> float:
+    """NaN for a student that is no slice, or whose slice gives no finite outputs."""
+    try:
+        score, loss = judge_slice(job, supernet, params)
+    except CannotRank:
+        return math.nan
+    return estimate.score(loss) if math.isfinite(score) and math.isfinite(loss) else math.nan
 
 
 def choose_engine(job: Job, recipe: Training) -> Judge:
@@ -82,34 +107,38 @@ def choose_engine(job: Job, recipe: Training) -> Judge:
     halving = train_short(job, recipe)
     try:
         shared = share_weights(job, recipe)
-    except DoesNotNest as problem:
+    except CannotRank as problem:
         job.show(f"search: short runs rank the candidates, for weights cannot be shared: {problem}")
         return halving
-    agreement = measure_agreement(job, shared, halving)
+    agreement = measure_agreement(job, recipe, shared, halving)
     facts = {**shared.facts, "agreement": agreement, "anchors": ANCHORS}
     said = f"rank agreement of shared weights with {ANCHORS} short runs {agreement:.2f}"
-    if agreement < TRUSTED:
-        job.show(f"search: short runs rank the candidates; {said}, less than {TRUSTED}")
+    if not agreement >= TRUSTED:  # NaN where runs diverged, or there are too few students to compare
+        job.show(f"search: short runs rank the candidates; {said}, not {TRUSTED} or more")
         return replace(halving, facts={**halving.facts, "agreement": agreement})
     job.show(f"search: shared weights rank the candidates; {said}")
     return replace(shared, facts=facts)
 
 
-def measure_agreement(job: Job, shared: Judge, halving: Judge) -> float:
-    """Spearman's rank correlation of both judges over `ANCHORS` students, even in log cost."""
+def measure_agreement(job: Job, recipe: Training, shared: Judge, halving: Judge) -> float:
+    """Spearman's rank correlation of both judges over `ANCHORS` students, even in log cost; NaN where the space has
+    fewer. It tells a broken ranker; that larger students score better it would call agreement too."""
+    anchors = even_draws(job, ANCHORS)
 
     def work() -> float:
-        anchors = even_draws(job, ANCHORS)
-        return float(spearmanr([shared.score(p) for p in anchors], [halving.score(p) for p in anchors]).statistic)
+        if len(anchors) < ANCHORS:
+            return math.nan
+        found = np.array([(shared.score(params), halving.score(params)) for params in anchors])
+        constant = np.ptp(found, axis=0).min() == 0
+        return math.nan if constant or not np.isfinite(found).all() else float(spearmanr(*found.T).statistic)
 
-    return float(
-        remember(job.folder / "supernet" / "agreement.json", [job.student_id, shared.facts, halving.facts], work)
-    )
+    inputs = [job.student_id, training_id(job, recipe), dict(shared.facts), dict(halving.facts)]
+    return float(remember(job.folder / "supernet" / "agreement.json", inputs, work))
 
 
 ENGINES: dict[str, Callable[[Job, Training], Judge]] = {
     "tpe": train_in_full,
     "halving": train_short,
-    "supernet": share_weights,
+    "supernet": share_weights_or_fail,
     "auto": choose_engine,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -65,7 +66,7 @@ def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str
     if budget.score is not None:
         sure = [t for t in cheap if sign * (t["val"] - budget.score) >= noise_of(t["val"], rows, grouped)]
         bare = [t for t in cheap if sign * (t["val"] - budget.score) >= 0]
-        return [fitting[0], *sure[:3], *bare[:2]]
+        return [*fitting[:most], *sure[:3], *bare[:2]]
     best = fitting[0]["val"]
     close = [t for t in cheap if abs(t["val"] - best) <= noise_of(best, rows, grouped)]
     roomy = [t for t in fitting if excess(job, t["params"], budget, benches) <= ROOM - 1]
@@ -110,7 +111,11 @@ def finish(job: Job, finalists: Mapping[str, dict[str, Any]], recipe: Training) 
     finished: dict[str, dict[str, Any]] = {}
     for done, (identity, params) in enumerate(finalists.items()):
         job.watch(Stage("training and exporting finalists", done, len(finalists)))
-        train_candidate(job, params, recipe)
+        if math.isnan(train_candidate(job, params, recipe)["val"]):
+            job.show(
+                f"warning: student {identity} ({spaces.describe_params(params)}) is left out; its training diverged"
+            )
+            continue
         try:
             export_trained(job, params, recipe)
         except Unfaithful as problem:

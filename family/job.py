@@ -101,7 +101,7 @@ def open_job(spec: Spec, folder: Path, cache: Path, show: Show, watch: Watch = w
             f"distill.views {spec.distill.views} asks for more"
         )
     check_settings(spec, task, space)
-    targets = {name: open_target(spec, name) for name in {b.target for b in spec.budgets.values()}}
+    targets = {name: open_target(spec, name) for name in dict.fromkeys(b.target for b in spec.budgets.values())}
     skipped = {name: why for name, target in targets.items() if (why := unavailable(target))}
     for name, why in skipped.items():
         show(f"target {name}: skipped, {why}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from family import spaces
 from family.job import Job
-from family.run_folder import remember
+from family.run_folder import content_id, remember
 
 Params = Mapping[str, Any]
 
@@ -17,7 +17,7 @@ POOL = 256  # random draws from which those even in log cost are picked
 
 
 def even_draws(job: Job, count: int) -> list[Params]:
-    """`count` students from the smallest to the largest, evenly spaced in the log of their cost."""
+    """At most `count` students from the smallest to the largest, evenly spaced in the log of their cost."""
     pool = draw_pool(job)
     costs = np.log([cost for _, cost in pool])
     picked: list[int] = []
@@ -28,13 +28,14 @@ def even_draws(job: Job, count: int) -> list[Params]:
 
 
 def draw_pool(job: Job) -> list[tuple[Params, float]]:
-    """The smallest, the largest and `POOL` random students with their costs; drawn once a run."""
+    """The smallest, the largest and `POOL` random students, each once, with their costs; drawn once a run."""
 
     def work() -> list[tuple[Params, float]]:
         rng = np.random.default_rng(job.spec.seed)
         pool = [spaces.smallest(job.space), spaces.largest(job.space)]
         pool += [spaces.sample(job.space, rng) for _ in range(POOL)]
-        return [(dict(params), cost_proxy(job, params)) for params in pool]
+        distinct = {content_id(dict(params)): dict(params) for params in pool}.values()
+        return [(params, cost_proxy(job, params)) for params in distinct]
 
     return [(params, cost) for params, cost in remember(job.folder / "sampling.json", [job.student_id], work)]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,15 +22,17 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from benchmark import Bench, host_fingerprint
 from family import spaces
-from family.candidates import budgets_kept, candidate_id, limits_and_figures, measure_untrained, violation
+from family.candidates import budgets_kept, candidate_id, limits_and_figures, measure_untrained, opset, violation
 from family.engines import Judge, open_judge
 from family.job import Job, limits_of
 from family.progress import Stage
-from family.run_folder import content_id
+from family.run_folder import content_id, write_beside
 from family.sampling import even_draws
+from family.students import training_id
 from family.types import Training
 from family.workers import Alive, count_workers, start_workers, worker_name
 
+Params = Mapping[str, Any]
 JOURNAL = "study.log"
 ASKS_PER_TRIAL = 20  # an endless run of infeasible asks ends here
 
@@ -53,6 +56,8 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched
     with start_workers(job, count_workers(job.spec.search.workers) - 1) as alive:
         for trial in trials_to_run(study, job, alive):
             run_trial(study, trial, job, judge, benches)
+    for trial in trials_to_run(study, job, lambda: frozenset({worker_name()})):  # what the last workers left
+        run_trial(study, trial, job, judge, benches)
     return summarise(study, judge)
 
 
@@ -68,36 +73,41 @@ def join_search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Non
 def open_study(job: Job, recipe: Training, engine: str, targets: list[str]) -> optuna.Study:
     """The study of this space, recipe, engine, set of budgets and host; an earlier process's is taken up."""
     storage = JournalStorage(JournalFileBackend(str(job.folder / JOURNAL)))
-    budgets = {name: [b.target, limits_of(b)] for name, b in job.spec.budgets.items()}
     direction = StudyDirection.MAXIMIZE if job.task.score.higher_is_better else StudyDirection.MINIMIZE
     return optuna.create_study(
         storage=storage,
-        study_name=content_id(
-            job.student_id,
-            recipe.__dict__,
-            engine,
-            budgets,
-            targets,
-            job.task.fingerprint,
-            job.task.score.name,
-            host_fingerprint(),
-        ),
+        study_name=study_id(job, recipe, engine, targets),
         directions=[direction] + [StudyDirection.MINIMIZE] * len(targets),
         load_if_exists=True,
         sampler=ByNumber(job),
     )
 
 
+def study_id(job: Job, recipe: Training, engine: str, targets: list[str]) -> str:
+    """Stands for everything that a trial's values, constraint and costs depend on."""
+    budgets = {name: [b.target, limits_of(b), b.cheapest_by] for name, b in job.spec.budgets.items()}
+    measured = {name: [str(job.targets[name]), job.spec.main_cost(name)] for name in targets}
+    trained = [job.student_id, training_id(job, recipe), engine]
+    return content_id(trained, budgets, measured, job.precisions, opset(job), host_fingerprint())
+
+
 def mend_journal(journal: Path) -> None:
-    """Undo what a killed process left: a lock, and a line half written. The run folder is held, so both are ours."""
+    """Undo what a killed process left: a lock, and lines half written. The run folder is held, so both are ours."""
     journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
-    trim_torn_line(journal)
+    if not journal.exists():
+        return
+    written = journal.read_bytes()
+    whole = b"".join(line for line in written.splitlines(keepends=True) if is_whole(line))
+    if whole != written:
+        write_beside(journal, lambda beside: beside.write_bytes(whole))
 
 
-def trim_torn_line(journal: Path) -> None:
-    """Cut a last line that a killed process left half written."""
-    if journal.exists() and not (written := journal.read_bytes()).endswith(b"\n"):
-        journal.write_bytes(written[: written.rfind(b"\n") + 1])
+def is_whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n")
 
 
 class ByNumber(BaseSampler):
@@ -126,7 +136,7 @@ def sampler(job: Job, number: int, name: str = "") -> BaseSampler:
     """TPE; the draws of budgets without limits are random over the whole space: TPE follows the one constraint, and
     beside a tight budget it would hardly ever look at what only those budgets can use. `name`: of a dimension that is
     drawn alone, so that two of them do not get the same share."""
-    seed = job.spec.seed * 100_003 + number + (zlib.crc32(name.encode()) if name else 0)
+    seed = (job.spec.seed * 100_003 + number + (zlib.crc32(name.encode()) if name else 0)) % 2**32
     startup = max(8, job.spec.search.trials // 4)
     if number >= startup and drawn_without_limits(job, number):
         return RandomSampler(seed=seed)
@@ -134,12 +144,22 @@ def sampler(job: Job, number: int, name: str = "") -> BaseSampler:
 
 
 def enqueue_start(study: optuna.Study, job: Job) -> None:
-    """Queue the start-up draws, even in log cost from the smallest student up; those not queued yet."""
-    count, queued = max(8, job.spec.search.trials // 4), len(study.get_trials(deepcopy=False))
+    """Queue the start-up draws, even in log cost, those not queued yet. However soon the search stops, large students
+    were among them."""
+    trials, queued = job.spec.search.trials, len(study.get_trials(deepcopy=False))
+    count = min(max(8, trials // 4), trials)
     if queued >= count:
         return
-    for params in even_draws(job, count)[queued:]:
+    for params in ends_first(even_draws(job, count))[queued:]:
         study.enqueue_trial(dict(params))
+
+
+def ends_first(draws: Sequence[Params]) -> list[Params]:
+    """The middle, then the middles of both halves, and so on (van der Corput), every draw once."""
+    count = len(draws)
+    places = sorted(range(count), key=lambda i: int(f"{i:016b}"[::-1], 2))
+    order = sorted(range(count), key=lambda rank: places.index(rank))
+    return [draws[i] for i in order]
 
 
 def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None) -> Iterator[Trial]:
@@ -148,8 +168,9 @@ def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None) -> Iterato
     begin, before, first = time.monotonic(), study.user_attrs.get("seconds", 0.0), judged(study)
     most, minutes = job.spec.search.trials * ASKS_PER_TRIAL, job.spec.search.minutes
     while True:
+        living = alive() if alive else frozenset()
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        left = [t for t in running if alive and is_left(t, alive())]
+        left = [t for t in running if alive and is_left(t, living)]
         done = judged(study)
         if left:
             yield Trial(study, left[0]._trial_id)
@@ -211,6 +232,7 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, benches
         trial.set_constraint("budgets", over)
     trial.set_user_attr("violation", over)
     trial.set_user_attr("id", candidate_id(job, params))
+    trial.set_user_attr("params", params)
     trial.set_user_attr("fits", budgets_kept(job, costs))
     for name in ("export_s", "measure_s"):
         trial.set_user_attr(name, measured[name])
@@ -227,7 +249,8 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, benches
     costs_told = [told_cost(job, costs, name) for name in benches]
     study.tell(trial, [score, *costs_told])
     told = ", ".join(f"{job.spec.main_cost(n)} {c:.3g} on {n}" for n, c in zip(benches, costs_told, strict=True))
-    job.show(f"trial {trial.number}: {describe(params)}  val {score:.4f}, {told}")
+    val = "val" if judge.exact else "val about"
+    job.show(f"trial {trial.number}: {describe(params)}  {val} {score:.4f}, {told}")
 
 
 def drawn_without_limits(job: Job, number: int) -> bool:
@@ -259,7 +282,7 @@ def summarise(study: optuna.Study, judge: Judge) -> Searched:
             "number": t.number,
             "state": t.state.name.lower(),
             "id": t.user_attrs.get("id"),
-            "params": t.params,
+            "params": t.user_attrs.get("params", t.params),
             "violation": t.user_attrs.get("violation"),
             "val": t.values[0] if t.values else None,
             **{name: t.user_attrs.get(name) for name in ("export_s", "measure_s", "judge_s", "worker")},

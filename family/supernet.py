@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,16 @@ from family.train import (
     set_rate,
     short_collections,
 )
-from family.types import Training
+from family.types import Dim, Training
 
 Params = Mapping[str, Any]
 POOL = 64  # students that are drawn from, evenly in log cost
+CORNERS = 64  # of the space, that are looked at
 LEAST = 1e-9  # the least loss a logarithm is taken of
 
 
-class DoesNotNest(ValueError):
-    """Some student's weights are no leading slices of the largest's."""
+class CannotRank(ValueError):
+    """Shared weights are of no use here: students that do not nest, or slices that tell nothing."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +64,26 @@ class Supernet:
         return module
 
 
-def check_nesting(job: Job) -> None:
-    """Raises DoesNotNest, naming the first parameter of the smallest, the middle or one of eight drawn students that
-    the largest lacks, or has with fewer dimensions or smaller ones."""
-    rng = np.random.default_rng(job.spec.seed)
+def check_nesting(job: Job, pool: Sequence[Params]) -> None:
+    """Raises CannotRank, naming the first parameter of a corner of the space or of `pool` that the largest student
+    lacks, or has with another number of dimensions or a smaller one."""
     largest = shapes(build(job, spaces.largest(job.space)))
-    for params in (
-        spaces.smallest(job.space),
-        spaces.middle(job.space),
-        *(spaces.sample(job.space, rng) for _ in range(8)),
-    ):
+    for params in (*corners(job.space.dims), *pool):
         for name, shape in shapes(build(job, params)).items():
             big = largest.get(name)
-            if big is None or len(big) != len(shape) or any(a > b for a, b in zip(shape, big, strict=True)):
-                raise DoesNotNest(
-                    f"{name} of {spaces.describe_params(params)} has shape {shape}, the largest student's {big}"
-                )
+            if not holds(big, shape):
+                said = spaces.describe_params(params)
+                raise CannotRank(f"{name} of {said} has shape {shape}, the largest student's {big}")
+
+
+def holds(big: tuple[int, ...] | None, small: tuple[int, ...]) -> bool:
+    return big is not None and len(big) == len(small) and all(a <= b for a, b in zip(small, big, strict=True))
+
+
+def corners(dims: Mapping[str, Dim]) -> list[dict[str, Any]]:
+    """Every choice with the ends of every range, the first `CORNERS` of them."""
+    ends = {name: dim.choices or (spaces.at(dim, 0.0), spaces.at(dim, 1.0)) for name, dim in dims.items()}
+    return [dict(zip(ends, values, strict=True)) for values in islice(product(*ends.values()), CORNERS)]
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -89,8 +95,11 @@ def build(job: Job, params: Params) -> nn.Module:
 
 
 def copy_slices(big: Mapping[str, nn.Parameter], module: nn.Module) -> None:
+    """Raises CannotRank for a module that is no part of `big`."""
     with torch.no_grad():
         for name, value in module.named_parameters():
+            if name not in big or not holds(tuple(big[name].shape), tuple(value.shape)):
+                raise CannotRank(f"{name} with shape {tuple(value.shape)} is no leading slice of the largest student's")
             value.copy_(big[name][leading(value)])
 
 
@@ -109,8 +118,8 @@ def leading(value: torch.Tensor) -> tuple[slice, ...]:
 
 def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supernet:
     """Train the shared weights by `training` on students drawn from `pool` (evenly in log cost); kept, and resumed
-    where it stopped. Raises DoesNotNest."""
-    check_nesting(job)
+    where it stopped. Raises CannotRank."""
+    check_nesting(job, pool)
     folder = job.folder / "supernet" / content_id(job.student_id, training.__dict__, list(map(dict, pool)))
     largest = build(job, spaces.largest(job.space))
 
@@ -129,14 +138,15 @@ def run_steps(job: Job, largest: nn.Module, training: Training, pool: Sequence[P
     """All steps; the multiply-accumulates × rows, forward, that they took."""
     task, store, device = job.task, job.soft_targets(), job.device
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    students = [build(job, params).to(device).train() for params in (spaces.smallest(job.space), *pool)]
-    example = task.inputs("train", np.arange(1), 0)
-    costs = [spaces.count_macs(student.cpu(), example) for student in students]
+    students = [build(job, params) for params in (spaces.smallest(job.space), *pool)]
+    costs = [spaces.count_macs(student, task.inputs("train", np.arange(1), 0)) for student in students]
+    students = [student.to(device).train() for student in students]
     drawn = np.random.default_rng([training.seed, 78]).integers(1, len(students), training.steps)
     with one_thread(), own_generator(device), short_collections():
-        plan = plan_batches(task, training, with_transfer=True)
+        plan = plan_batches(task, training, with_transfer=training.loss != "labels")
         largest.to(device).train()
-        big = {name: value for name, value in largest.named_parameters() if value.requires_grad}
+        every = dict(largest.named_parameters())
+        big = {name: value for name, value in every.items() if value.requires_grad}
         optimiser = torch.optim.AdamW(big.values(), lr=training.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
         kept = Checkpoint(checkpoint, identify(task, store, training))
         first = kept.load(largest, optimiser)
@@ -147,7 +157,7 @@ def run_steps(job: Job, largest: nn.Module, training: Training, pool: Sequence[P
             seed_device(device, training.seed * 1_000_003 + step)
             optimiser.zero_grad(set_to_none=False)
             for student in (students[0], students[drawn[step]]):
-                copy_slices(big, student)
+                copy_slices(every, student)
                 student.zero_grad(set_to_none=True)
                 compute_loss(student, task, training, batch).backward()
                 add_gradients(student, big)
@@ -176,14 +186,23 @@ class Estimate:
 
     intercept: float
     slope: float
+    most: float  # 1 for scores that are shares, else inf
 
     def score(self, loss: float) -> float:
-        return self.intercept + self.slope * float(np.log(max(loss, LEAST)))
+        return min(self.most, self.intercept + self.slope * float(np.log(max(loss, LEAST))))
 
 
 def fit_estimate(job: Job, supernet: Supernet, pool: Sequence[Params]) -> Estimate:
-    """Least squares over the slices of `pool`; those whose outputs are not finite are left out."""
+    """Least squares over the slices of `pool`; those whose outputs are not finite are left out.
+
+    Raises CannotRank where the losses are all one, or a lower loss does not go with a better score.
+    """
     judged = [judge_slice(job, supernet, params) for params in pool]
     known = np.array([(score, np.log(max(loss, LEAST))) for score, loss in judged if np.isfinite([score, loss]).all()])
+    if len(known) < 2 or np.ptp(known[:, 1]) == 0:
+        raise CannotRank(f"of {len(pool)} slices {len(known)} give finite outputs, and their losses do not differ")
     slope, intercept = np.polyfit(known[:, 1], known[:, 0], 1)
-    return Estimate(float(intercept), float(slope))
+    if (slope < 0) != job.task.score.higher_is_better:
+        raise CannotRank(f"a lower loss of the slices does not go with a better {job.task.score.name}")
+    share = known[:, 0].min() >= 0 and known[:, 0].max() <= 1
+    return Estimate(float(intercept), float(slope), 1.0 if share else np.inf)

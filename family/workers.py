@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,9 @@ def start_workers(job: Job, count: int) -> Iterator[Alive]:
 
     try:
         yield alive
+        for name, process in processes.items():
+            if process.poll():
+                job.show(f"warning: {name} ended with code {process.returncode}; see {log_of(job, name)}")
         end = time.monotonic() + LEAVE_S
         for process in processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -49,20 +53,32 @@ def start_workers(job: Job, count: int) -> Iterator[Alive]:
         for process in processes.values():
             process.kill()
             process.wait()
+            if process.stdin:
+                process.stdin.close()
 
 
 def start_worker(job: Job, name: str) -> subprocess.Popen[bytes]:
     """Its last words are kept in the run folder."""
     settings = json.dumps({"run": str(job.folder), "folder": str(job.spec.folder), "cache": str(job.cache)})
-    with (job.folder / f"{name.replace(' ', '-')}.log").open("wb") as log:
+    with log_of(job, name).open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "family.workers", settings],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
             stdout=log,
             stderr=log,
             env={**os.environ, NAME: name},
             start_new_session=True,
         )
+
+
+def log_of(job: Job, name: str) -> Path:
+    return job.folder / f"{name.replace(' ', '-')}.log"
+
+
+def leave_with_caller() -> None:
+    """End this process, whatever it does, when the one that started it is gone."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 def count_workers(asked: int | str) -> int:
@@ -86,4 +102,5 @@ def work(settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=leave_with_caller, daemon=True).start()
     work(json.loads(sys.argv[1]))

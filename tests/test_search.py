@@ -13,7 +13,7 @@ from family import spaces
 from family.candidates import violation
 from family.job import Job
 from family.sampling import even_draws
-from family.search import open_study, sampler, search, trim_torn_line
+from family.search import mend_journal, open_study, sampler, search
 from family.spec import read_spec
 from family.tasks import DataOptions, DataTask, open_task
 from family.types import Training
@@ -32,6 +32,12 @@ SIZES = "{tiny: {target: cpu, size_kb: 5}, large: {target: cpu, size_kb: 300}}"
 Costs = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 
+class Nobody:
+    """A teacher that is not asked."""
+
+    fingerprint = "nobody"
+
+
 class Killed(BaseException):
     """Stands for a process that ends here."""
 
@@ -48,7 +54,7 @@ def open_job(folder: Path, task: DataTask, budgets: str = SIZES, trials: int = 2
     spec = read_spec(folder / "budgets.yaml")
     space = spaces.open_space(spec.students.space, spec.students.dims, folder, task)
     targets = {"cpu": resolve_target("cpu")}
-    return Job(spec, folder, folder, task, None, space, targets, {}, "cpu", lambda _: None)  # type: ignore[arg-type]
+    return Job(spec, folder, folder, task, Nobody(), space, targets, {}, "cpu", lambda _: None)  # type: ignore[arg-type]
 
 
 def weights(params: dict) -> float:
@@ -245,18 +251,45 @@ def test_minutes_that_are_over_stay_over(tmp_path: Path, task: DataTask, fakes: 
     assert len(run(replace(job, spec=job.spec.model_copy(update={"search": longer})))) >= 10
 
 
-def test_a_torn_last_line_of_the_journal_is_cut(tmp_path: Path) -> None:
+def test_torn_lines_of_the_journal_are_cut(tmp_path: Path) -> None:
     journal = tmp_path / "study.log"
-    journal.write_bytes(b'{"op": 1}\n{"op": 2}\n{"op":')
-    trim_torn_line(journal)
-    assert journal.read_bytes() == b'{"op": 1}\n{"op": 2}\n'
-    trim_torn_line(journal)
-    assert journal.read_bytes() == b'{"op": 1}\n{"op": 2}\n'
-    journal.write_bytes(b'{"op":')
-    trim_torn_line(journal)
-    assert journal.read_bytes() == b""
-    trim_torn_line(tmp_path / "none.log")
+    for written, whole in (
+        (b'{"op": 1}\n{"op": 2}\n{"op":', b'{"op": 1}\n{"op": 2}\n'),
+        (b'{"op": 1}\n{"op": 2}\n', b'{"op": 1}\n{"op": 2}\n'),
+        (b'{"op":', b""),
+        (b'{"op": 1}\n{"op":{"op": 2}\n{"op": 3}\n', b'{"op": 1}\n{"op": 3}\n'),  # two processes, one killed
+        (b'{"op": 1}', b""),
+    ):
+        journal.write_bytes(written)
+        (tmp_path / "study.log.lock").touch()
+        mend_journal(journal)
+        assert journal.read_bytes() == whole
+        assert not (tmp_path / "study.log.lock").exists()
+    mend_journal(tmp_path / "none.log")
     assert not (tmp_path / "none.log").exists()
+
+
+@pytest.mark.parametrize("seed", [0, 1234, 2**31 - 1])
+def test_any_seed_searches(tmp_path: Path, task: DataTask, fakes: Fakes, seed: int) -> None:
+    job = open_job(tmp_path, task, "{tiny: {target: cpu, size_kb: 5}, best: {target: cpu}}", trials=12)
+    trials = run(replace(job, spec=job.spec.model_copy(update={"seed": seed})))
+    assert sum(t["state"] == "complete" for t in trials) == 12
+
+
+def test_few_trials_see_large_students_too(tmp_path: Path, task: DataTask, fakes: Fakes) -> None:
+    job = open_job(tmp_path, task, "{best: {target: cpu}}", trials=3)
+    sizes = sorted(size(t["params"]) for t in run(job))
+    assert len(sizes) == 3
+    assert sizes[-1] > 50 * sizes[0]
+
+
+def test_other_precisions_are_another_study(tmp_path: Path, task: DataTask, fakes: Fakes) -> None:
+    job = open_job(tmp_path, task, trials=8)
+    run(job)
+    export = job.spec.export.model_copy(update={"precisions": ["fp32"]})
+    asked = len(fakes.measured)
+    run(replace(job, spec=job.spec.model_copy(update={"export": export})))
+    assert len(fakes.measured) >= asked + 8
 
 
 def test_a_search_goes_on_from_a_torn_journal(tmp_path: Path, task: DataTask, fakes: Fakes) -> None:

@@ -17,7 +17,7 @@ from family.job import Job, open_job
 from family.search import search
 from family.soft_targets import open_store
 from family.spec import read_spec
-from family.students import export_trained, outputs_of
+from family.students import export_trained, outputs_of, train_candidate
 from family.train import predict, train
 from family.types import Training
 from reports import difference, verdict
@@ -205,6 +205,7 @@ def best_under(job: Job, done: list[dict], budget, recipe: Training) -> np.ndarr
             if all(f[q]["value"] <= v for q, v in lim.items())
         ]
     _, precision, params = max(fitting, key=lambda entry: entry[0])
+    train_candidate(job, params, recipe)
     export_trained(job, params, recipe)
     return outputs_of(job, params, recipe, precision, "test")
 
@@ -223,7 +224,8 @@ def test_the_search_is_not_worse_than_random_search_of_equal_compute(
         job, found = search_sizes(tmp_path / f"tpe-{seed}", cache, seed)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                "family.search.sampler", lambda job, number: RandomSampler(seed=job.spec.seed * 1009 + number)
+                "family.search.sampler",
+                lambda job, number, name="": RandomSampler(seed=job.spec.seed * 1009 + number + len(name)),
             )
             patch.setattr("family.search.enqueue_start", lambda study, job: None)
             _, drawn = search_sizes(tmp_path / f"random-{seed}", cache, seed)
