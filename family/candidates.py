@@ -15,7 +15,7 @@ from torch import nn
 from benchmark import Bench, host_fingerprint, measure_memory, measure_size, measurement_to_dict
 from export import merge_front, quantise, to_onnx
 from family import spaces
-from family.job import Job, limits_of
+from family.job import Job, cost_limits, limits_of
 from family.run_folder import content_id, remember, write_beside, write_json
 
 Params = Mapping[str, Any]
@@ -177,21 +177,21 @@ def violation(job: Job, costs: Mapping[str, Any]) -> float:
     The least, over budgets and precisions, of the greatest `measured / limit - 1` within a budget. Scores are
     not known yet and do not count; a budget without other limits is fitted by a share of the draws of its own.
     """
-    violations = [
-        max(figures[quantity]["value"] / limit - 1 for quantity, limit in limits.items())
-        for limits, figures in limits_and_figures(job, costs)
-        if limits
-    ]
-    return min(violations, default=0.0)
+    found = [over_limits(figures, limits) for limits, figures in limits_and_figures(job, costs) if limits]
+    return min(found, default=0.0)
+
+
+def over_limits(figures: Mapping[str, Any], limits: Mapping[str, float]) -> float:
+    """The greatest `measured / limit - 1`; ≤ 0 where all limits are kept, -1 where there are none."""
+    return max((figures[quantity]["value"] / limit - 1 for quantity, limit in limits.items()), default=-1.0)
 
 
 def budgets_kept(job: Job, costs: Mapping[str, Any]) -> list[str]:
     """Names of the budgets whose cost limits some precision keeps."""
     kept = []
     for name, budget in job.spec.budgets.items():
-        limits = {q: v for q, v in limits_of(budget).items() if q != "score"}
         figures = costs.get(budget.target, {}).values()
-        if any(all(f[q]["value"] <= v for q, v in limits.items()) for f in figures):
+        if any(over_limits(one, cost_limits(budget)) <= 0 for one in figures):
             kept.append(name)
     return kept
 
@@ -203,6 +203,6 @@ def limits_and_figures(
     for budget in job.spec.budgets.values():
         if target not in (None, budget.target):
             continue
-        limits = {q: v for q, v in limits_of(budget).items() if q != "score"}
+        limits = cost_limits(budget)
         for figures in costs.get(budget.target, {}).values():
             yield limits, figures

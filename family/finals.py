@@ -21,8 +21,8 @@ from benchmark import (
     measurement_to_dict,
 )
 from family import spaces
-from family.candidates import measure_untrained, write_feeds
-from family.job import Job, limits_of
+from family.candidates import measure_untrained, over_limits, write_feeds
+from family.job import Job, cost_limits, limits_of
 from family.progress import Stage
 from family.run_folder import recall, remember
 from family.search import Searched
@@ -82,13 +82,9 @@ def nearest(job: Job, searched: Searched, budget: Any, benches: Mapping[str, Ben
 def excess(job: Job, params: Mapping[str, Any], budget: Any, benches: Mapping[str, Bench], near: bool = False) -> float:
     """The least, over precisions, of the greatest `measured / limit - 1` of the budget's cost limits, by the
     search's own measurements; `near`: with limits as much wider as a fresh measurement may differ."""
-    limits = {q: v for q, v in limits_of(budget).items() if q != "score"}
-    wider = {q: NEAR.get(q, NEAR_NOISY) if near else 1.0 for q in limits}
+    limits = {q: v * (NEAR.get(q, NEAR_NOISY) if near else 1.0) for q, v in cost_limits(budget).items()}
     figures = measure_untrained(job, params, benches)["costs"][budget.target]
-    over = [
-        max((f[q]["value"] / (v * wider[q]) - 1 for q, v in limits.items()), default=-1.0) for f in figures.values()
-    ]
-    return min(over)
+    return min(over_limits(one, limits) for one in figures.values())
 
 
 def cheapness(job: Job, trial: Trial, budget: Any, benches: Mapping[str, Bench]) -> float:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from family import spaces, tune
-from family.candidates import measure_untrained, open_benches
-from family.job import Job, limits_of
+from family.candidates import measure_untrained, open_benches, over_limits
+from family.job import Job, cost_limits
 from family.progress import Stage
 
 SIZES = {"smallest": spaces.smallest, "middle": spaces.middle, "largest": spaces.largest}
@@ -40,10 +40,7 @@ def fit_budgets(job: Job, costs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
         if budget.target not in costs:
             fits[name] = {"status": "skipped"}
             continue
-        limits = {q: v for q, v in limits_of(budget).items() if q != "score"}
-        over = min(
-            max((f[q]["value"] / v - 1 for q, v in limits.items()), default=0.0) for f in costs[budget.target].values()
-        )
+        over = min(over_limits(figures, cost_limits(budget)) for figures in costs[budget.target].values())
         fits[name] = {"status": "fits"} if over <= 0 else {"status": "over", "over": over}
     return fits
 

@@ -145,6 +145,11 @@ def limits_of(budget: Any) -> dict[str, float]:
     return {name: value for name in LIMITS if (value := getattr(budget, name)) is not None}
 
 
+def cost_limits(budget: Any) -> dict[str, float]:
+    """The limits a budget sets on what a student costs: all but its score."""
+    return {name: value for name, value in limits_of(budget).items() if name != "score"}
+
+
 def data_options(spec: Spec) -> DataOptions:
     data, size = spec.data, spec.students.input
     side = (size, size) if isinstance(size, int) else (size.height, size.width) if size else None

@@ -22,9 +22,17 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from benchmark import Bench, host_fingerprint
 from family import spaces
-from family.candidates import budgets_kept, candidate_id, limits_and_figures, measure_untrained, opset, violation
+from family.candidates import (
+    budgets_kept,
+    candidate_id,
+    limits_and_figures,
+    measure_untrained,
+    opset,
+    over_limits,
+    violation,
+)
 from family.engines import Judge, open_judge
-from family.job import Job, limits_of
+from family.job import Job, cost_limits, limits_of
 from family.progress import Stage
 from family.run_folder import content_id, write_beside
 from family.sampling import even_draws
@@ -150,16 +158,14 @@ def enqueue_start(study: optuna.Study, job: Job) -> None:
     count = min(max(8, trials // 4), trials)
     if queued >= count:
         return
-    for params in ends_first(even_draws(job, count))[queued:]:
+    for params in far_apart(even_draws(job, count))[queued:]:
         study.enqueue_trial(dict(params))
 
 
-def ends_first(draws: Sequence[Params]) -> list[Params]:
-    """The middle, then the middles of both halves, and so on (van der Corput), every draw once."""
-    count = len(draws)
-    places = sorted(range(count), key=lambda i: int(f"{i:016b}"[::-1], 2))
-    order = sorted(range(count), key=lambda rank: places.index(rank))
-    return [draws[i] for i in order]
+def far_apart(draws: Sequence[Params]) -> list[Params]:
+    """Every draw once, the first and every further one far from those before: by their places' bits reversed
+    (van der Corput)."""
+    return [draws[i] for i in sorted(range(len(draws)), key=lambda i: int(f"{i:016b}"[::-1], 2))]
 
 
 def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None) -> Iterator[Trial]:
@@ -255,18 +261,14 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, benches
 
 def drawn_without_limits(job: Job, number: int) -> bool:
     """Budgets without limits get every n-th draw, n being the number of budgets."""
-    free = [not (set(limits_of(b)) - {"score"}) for b in job.spec.budgets.values()]
+    free = [not cost_limits(b) for b in job.spec.budgets.values()]
     return free[number % len(free)]
 
 
 def told_cost(job: Job, costs: Mapping[str, Any], target: str) -> float:
     """The target's main cost at the cheapest precision that keeps some budget there; of all where none does."""
     cost = job.spec.main_cost(target)
-    kept = [
-        figures
-        for limits, figures in limits_and_figures(job, costs, target)
-        if all(figures[quantity]["value"] <= limit for quantity, limit in limits.items())
-    ]
+    kept = [figures for limits, figures in limits_and_figures(job, costs, target) if over_limits(figures, limits) <= 0]
     return float(min(figures[cost]["value"] for figures in kept or costs[target].values()))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from export import Signature
-from family.doors import hash_code, load
+from family.doors import hash_code, is_reference, load
 from family.errors import Mistake, Mistakes, mistake
 from family.modules import ConvStudent, EncoderStudent, MlpStudent, Rescaled, hash_weights
 from family.run_folder import content_id
+from family.suggest import did_you_mean
 from family.types import Dim, StudentSpace, Task
 
 Params = Mapping[str, Any]
@@ -93,8 +93,8 @@ def fingerprint_of(space: StudentSpace, name: str, folder: Path, task: Task) -> 
 
 def open_foreign(name: str, folder: Path) -> StudentSpace:
     """Call the user's function; it gives a StudentSpace or `{"dims": …, "build": …}`."""
-    if ".py:" not in name:
-        hint = suggest_name(name, SPACES)
+    if not is_reference(name):
+        hint = did_you_mean(name, SPACES)
         known = ", ".join(SPACES)
         raise mistake("students.space", f"must be one of {known} or path/file.py:function. Got '{name}'.{hint}")
     made = call_user(f"{name}()", load(name, folder, "students.space"))
@@ -116,11 +116,6 @@ def call_user(what: str, call: Callable[..., Any], *given: Any) -> Any:
         raise
     except Exception as problem:
         raise mistake("students.space", f"{what} failed with {type(problem).__name__}: {problem}") from problem
-
-
-def suggest_name(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), 1)
-    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def declare(key: str, value: Any, name: str) -> Dim:
@@ -175,7 +170,7 @@ def narrow(space: StudentSpace, options: Mapping[str, Any]) -> StudentSpace:
     for name, value in options.items():
         where = f"students.dims.{name}"
         if name not in dims:
-            hint = suggest_name(name, dims)
+            hint = did_you_mean(name, dims)
             wrong.append(Mistake(where, f"is no dimension of {space.name}; it has {', '.join(dims)}.{hint}"))
             continue
         plain_value = value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value

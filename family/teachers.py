@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import expit, log_softmax, logsumexp
 
+from family.doors import is_reference
 from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id
+from family.suggest import nearest
 from family.teacher_kinds import TEACHERS, Asked, TeacherOptions
 from family.types import Kind, Split, Task, Teacher
 from reports import Interval, score_interval
@@ -127,7 +128,7 @@ def kind_of(path: str) -> str:
     """The entry of TEACHERS that opens `path`."""
     if path in TEACHERS and not path.startswith("."):
         return path
-    if ".py:" in path:
+    if is_reference(path):
         return "factory"
     suffix = Path(path).suffix.lower()
     if suffix in TEACHERS:
@@ -208,7 +209,7 @@ def other_names(source: str, names: list[str], classes: tuple[str, ...], missing
     """What differs between the names of `source`, a file or the list, and the data's classes."""
     there = "list" if source == "the list" else "file"
     said = f"{source} {'has' if there == 'list' else 'lists'} {len(names)} classes, the data has {len(classes)}."
-    hints = [f"'{name}'{nearest(name, names, there)}" for name in missing[:5]]
+    hints = [f"'{name}'{say_nearest(name, names, there)}" for name in missing[:5]]
     if hints:
         said += f" Not in the {there}: {', '.join(hints)}{', …' if len(missing) > 5 else ''}."
     extra = [name for name in dict.fromkeys(names) if name not in classes]
@@ -218,10 +219,9 @@ def other_names(source: str, names: list[str], classes: tuple[str, ...], missing
     return said + (f" Twice in the {there}: {', '.join(twice[:5])}." if twice else "")
 
 
-def nearest(name: str, names: list[str], there: str) -> str:
-    lower = {each.lower(): each for each in names}
-    near = get_close_matches(name.lower(), lower, 1)
-    return f" (the {there} has '{lower[near[0]]}')" if near else ""
+def say_nearest(name: str, names: list[str], there: str) -> str:
+    near = nearest(name, names)
+    return f" (the {there} has '{near}')" if near is not None else ""
 
 
 def check_teacher(teacher: Teacher, task: Task) -> None:

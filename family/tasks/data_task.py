@@ -31,6 +31,7 @@ from export import (
 from family.doors import hash_code, is_reference
 from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id, write_beside, write_json
+from family.suggest import did_you_mean
 from family.tasks.augment import (
     Augment,
     check_augment,
@@ -44,7 +45,7 @@ from family.tasks.augment import (
 )
 from family.tasks.checks import check_values, collect, image_sizes, row_keys, warn_of_duplicates
 from family.tasks.options import DataOptions, Source
-from family.tasks.sources import decode, near, read_source
+from family.tasks.sources import decode, read_source
 from family.tasks.splits import split_rows
 from family.tasks.transfer import join_transfer
 from family.tasks.user_functions import (
@@ -206,7 +207,8 @@ def open_data(options: DataOptions, cache: Path) -> DataTask:
     if options.task and options.task not in TASKS:
         raise mistake(
             "task",
-            f"must be {', '.join(TASKS)} or path/file.py:function. Got '{options.task}'.{near(options.task, TASKS)}",
+            f"must be {', '.join(TASKS)} or path/file.py:function. "
+            f"Got '{options.task}'.{did_you_mean(options.task, TASKS)}",
         )
     source = read_source(options, cache)
     if options.task and options.task != source.kind:
@@ -373,7 +375,7 @@ def pick_score(options: DataOptions, kind: Kind) -> Score:
         raise mistake(
             "score",
             f"must be one of {', '.join(fitting)} for {kind}, or path/file.py:function. "
-            f"Got '{name}'.{near(name, fitting)}",
+            f"Got '{name}'.{did_you_mean(name, fitting)}",
         )
     return SCORES[name]
 

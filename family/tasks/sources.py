@@ -7,7 +7,6 @@ import struct
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from family.doors import is_reference
 from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id, write_beside
 from family.split_names import USUAL
+from family.suggest import did_you_mean
 from family.tasks.options import DataOptions, Source
 from family.tasks.user_functions import read_user_arrays
 
@@ -266,18 +266,13 @@ def take_group(columns: Any, options: DataOptions) -> np.ndarray | None:
     if options.group not in columns:
         raise mistake(
             "data.group",
-            f"'{options.group}' is not there. Found: {', '.join(columns)}.{near(options.group, columns)}",
+            f"'{options.group}' is not there. Found: {', '.join(columns)}.{did_you_mean(options.group, columns)}",
         )
     return np.asarray(columns.pop(options.group)).astype(str)
 
 
 def no_label(label: str, there: list[str]) -> Exception:
-    return mistake("data.label", f"'{label}' is not there. Found: {', '.join(there)}.{near(label, there)}")
-
-
-def near(name: str, there: Any) -> str:
-    found = get_close_matches(name, list(there), 1)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    return mistake("data.label", f"'{label}' is not there. Found: {', '.join(there)}.{did_you_mean(label, there)}")
 
 
 def read_frame(path: Path, where: str) -> pd.DataFrame:
