@@ -136,6 +136,12 @@ def draw_gaps(run: Run, gaps: Sequence[tuple[str, float, float, float, str]]) ->
     return figure
 
 
+def say_judge(run: Run) -> str:
+    """Where the scores of the trials come from: only trained students have them, other engines estimate."""
+    engine = (run.family.get("search") or {}).get("engine")
+    return f"estimated ({engine})" if engine in ("supernet", "halving") else "validation data"
+
+
 def draw_trials(run: Run, cost: str) -> Figure | None:
     """Val score against cost, or against the share of a limit; None where the trials do not say.
 
@@ -168,7 +174,7 @@ def draw_trials(run: Run, cost: str) -> Figure | None:
         axes.set_xlabel(
             name_axis(cost) if cost in trials else "share used of the limits of the budget it fits best, % (log)"
         )
-        axes.set_ylabel(f"{name_quantity(run.score)} on validation data")
+        axes.set_ylabel(f"{name_quantity(run.score)}, {say_judge(run)}")
         axes.legend(fontsize=8.5, loc="best")
     return figure
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from reports.choice import frontier
 from reports.frontier_plot import draw_frontier, list_panels
 from reports.intervals import difference
-from reports.plots import draw_gaps, draw_trials
+from reports.plots import draw_gaps, draw_trials, say_judge
 from reports.run_tables import (
     COSTS,
     Run,
@@ -394,7 +394,7 @@ def show_tried(run: Run) -> Section | None:
         cost = find_main_cost(run, first) if first else "size_kb"
         figure = draw_trials(run, cost)
         if figure is not None:
-            alt = f"{len(run.trials)} trials of the search, by cost, against the score on validation data."
+            alt = f"{len(run.trials)} trials of the search, by cost, against the score, {say_judge(run)}."
             caption = "What the search looked at. Every trial is in trials.csv."
             blocks.append(Picture("trials", figure, alt, caption))
     if search:

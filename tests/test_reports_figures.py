@@ -12,7 +12,7 @@ from reports import sections
 from reports.frontier_plot import draw_frontier, list_panels
 from reports.labels import choose_box, surround
 from reports.page import describe_budget
-from reports.plots import choose_ticks, draw_trials
+from reports.plots import choose_ticks, draw_trials, say_judge
 from reports.run_tables import Run, take_controls
 from reports.sections import SECTIONS, say_front, say_precision, show_int8, show_tried
 from reports.words import say_budget
@@ -211,6 +211,11 @@ def test_the_bake_off_and_the_learning_rates_are_readable():
     assert json.loads(rate.frame.to_json(orient="records", force_ascii=False)) == [
         {"Learning rate": "0.01", "Distilled, small": "50.0 %"}
     ]
+
+
+@pytest.mark.parametrize(("engine", "said"), [("supernet", "estimated (supernet)"), ("tpe", "validation data")])
+def test_estimates_of_the_search_are_not_called_validation_scores(engine: str, said: str) -> None:
+    assert say_judge(SimpleNamespace(family={"search": {"engine": engine}})) == said  # type: ignore[arg-type]
 
 
 def test_what_the_search_took_is_told_once_a_candidate() -> None:
