@@ -59,7 +59,7 @@ def build_family(job: Job) -> Outcome:
     recipe = find_recipe(job)
     with open_benches(job) as benches:
         searched = search(job, recipe.student, benches)
-        finalists = finish(job, pick_finalists(job, searched, benches), recipe.student)
+        finalists = finish(job, pick_finalists(job, searched, recipe.student, benches), recipe.student)
         measured = measure_finalists(job, finalists, recipe.student, benches)
     rows = finalist_rows(job, finalists, recipe.student, measured)
     choices = choose_students(job, rows, finalists, recipe.student)

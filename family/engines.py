@@ -19,8 +19,18 @@ from family.job import Job
 from family.progress import Stage
 from family.run_folder import remember
 from family.sampling import even_draws
+from family.starts import SIZES
 from family.students import load_trained, train_candidate, training_id
-from family.supernet import POOL, CannotRank, Estimate, Supernet, fit_estimate, judge_slice, train_supernet
+from family.supernet import (
+    FITTED,
+    CannotRank,
+    Estimate,
+    Supernet,
+    alone,
+    fit_estimate,
+    judge_slice,
+    shared_weights,
+)
 from family.train import predict, recalibrate, score_split
 from family.types import Training
 
@@ -32,14 +42,11 @@ TRUSTED = 0.8  # their least rank agreement (Spearman)
 
 @dataclass(frozen=True)
 class Judge:
-    """`score(params)`: the val score that Optuna is told; NaN where it diverged. `facts`: what the report says.
-    `finalists`: how many of the best under a budget are trained in full for it, as far as the judge can be trusted.
-    """
+    """`score(params)`: the val score that Optuna is told; NaN where it diverged. `facts`: what the report says."""
 
     name: str
     score: Callable[[Params], float]
     facts: Mapping[str, Any]
-    finalists: int
 
     @property
     def exact(self) -> bool:
@@ -54,13 +61,13 @@ def open_judge(job: Job, recipe: Training) -> Judge:
 
 
 def train_in_full(job: Job, recipe: Training) -> Judge:
-    return Judge("tpe", lambda params: float(train_candidate(job, params, recipe)["val"]), {}, 4)
+    return Judge("tpe", lambda params: float(train_candidate(job, params, recipe)["val"]), {})
 
 
 def train_short(job: Job, recipe: Training) -> Judge:
     """Halving with one rung: everyone trains a quarter of the steps, what a budget could choose all of them."""
-    short = replace(recipe, steps=max(20, recipe.steps // SHORT))
-    return Judge("halving", partial(score_short, job, short), {"short_steps": short.steps}, 3)
+    short = replace(alone(recipe), steps=max(20, alone(recipe).steps // SHORT))
+    return Judge("halving", partial(score_short, job, short), {"short_steps": short.steps})
 
 
 def score_short(job: Job, short: Training, params: Params) -> float:
@@ -82,15 +89,23 @@ def share_weights_or_fail(job: Job, recipe: Training) -> Judge:
 def share_weights(job: Job, recipe: Training) -> Judge:
     """Raises CannotRank where the space does not nest, or slices tell nothing."""
     job.watch(Stage("training shared weights to rank candidates by"))
-    pool = even_draws(job, POOL)
-    supernet = train_supernet(job, recipe, pool)
-    estimate = fit_estimate(job, supernet, pool)
+    supernet = shared_weights(job, recipe)
+    estimate = fit_estimate(job, supernet, even_draws(job, FITTED))
     return Judge(
         "supernet",
         partial(estimate_score, job, supernet, estimate),
-        {"supernet_steps": recipe.steps, "supernet_macs": supernet.macs},
-        2,
+        {"supernet_steps": alone(recipe).steps, "supernet_macs": supernet.macs},
     )
+
+
+def calibrate(job: Job, recipe: Training, judge: Judge) -> list[tuple[float, float]]:
+    """(estimate, val score) of the smallest and the middle student, which are trained by now; of an exact judge, and
+    where one diverged, nothing."""
+    if judge.exact:
+        return []
+    params = [size(job.space) for size in SIZES.values()]
+    pairs = [(float(judge.score(p)), float(train_candidate(job, p, recipe)["val"])) for p in params]
+    return [pair for pair in pairs if np.isfinite(pair).all()]
 
 
 def estimate_score(job: Job, supernet: Supernet, estimate: Estimate, params: Params) -> float:

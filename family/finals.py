@@ -24,6 +24,7 @@ from family import spaces
 from family.candidates import measure_untrained, over_limits, write_feeds
 from family.job import Job, cost_limits, limits_of
 from family.progress import Stage
+from family.race import Race, Runner, next_to_train
 from family.run_folder import recall, remember
 from family.search import Searched
 from family.students import Unfaithful, export_trained, outputs_of, train_candidate, trained_folder
@@ -32,32 +33,85 @@ from reports import Choice, choose, score_interval
 
 Trial = dict[str, Any]
 
+BEST = 4  # of those trained in the search, the best come to the finals
 NEAR = {"size_kb": 1.01}  # what was a little over a limit in search may keep it when measured afresh,
 NEAR_NOISY = 1.1  # timed quantities more so
 ROOM = 0.9  # and who stays this far below it hardly ever breaks it
 
 
-def pick_finalists(job: Job, searched: Searched, benches: Mapping[str, Bench]) -> dict[str, dict[str, Any]]:
-    """`{id: params}` of what a budget could choose; where nothing comes close, what breaks its limits least."""
+def pick_finalists(
+    job: Job, searched: Searched, recipe: Training, benches: Mapping[str, Bench]
+) -> dict[str, dict[str, Any]]:
+    """`{id: params}` of what a budget could choose; where nothing comes close, what breaks its limits least. Where
+    the search only estimated scores, those whom it still depends on are trained here."""
     done = {t["id"]: t for t in searched.trials if t["state"] == "complete"}
     higher = job.task.score.higher_is_better
     ranked = sorted(done.values(), key=lambda t: -t["val"] if higher else t["val"])
     finalists: dict[str, dict[str, Any]] = {}
+    scores: dict[str, float] = {}
     for budget in job.spec.budgets.values():
         if budget.target not in benches:
             continue
         fitting = [t for t in ranked if excess(job, t["params"], budget, benches, near=True) <= 0]
-        for trial in contenders(job, fitting, budget, benches, searched.finalists) or nearest(
-            job, searched, budget, benches
-        ):
+        if searched.exact:
+            able = contenders(job, fitting, budget, benches)
+        else:
+            able = race_for(job, budget, fitting, done, scores, searched, recipe, benches)
+        for trial in able or nearest(job, searched, budget, benches):
             finalists[trial["id"]] = trial["params"]
     return finalists
 
 
-def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Bench], most: int) -> list[Trial]:
-    """The best on val, one with room to spare, and the cheapest that come close; with a limit on the score, the
-    best and the cheapest that reach it. `fitting`: trials that keep the costs' limits or nearly, best first; `most`
-    of the best are taken."""
+def race_for(
+    job: Job,
+    budget: Any,
+    fitting: list[Trial],
+    done: Mapping[str, Trial],
+    scores: dict[str, float],
+    searched: Searched,
+    recipe: Training,
+    benches: Mapping[str, Bench],
+) -> list[Trial]:
+    """Those of `fitting` that are trained once the budget's choice is settled, one with room to spare among them.
+
+    `scores`: val scores, the higher the better, of whom this and other budgets trained; added to.
+    """
+    sign = 1 if job.task.score.higher_is_better else -1
+    sure = [t for t in fitting if excess(job, t["params"], budget, benches) <= 0] or fitting
+    runners = {t["id"]: Runner(t["id"], cheapness(job, t, budget, benches), sign * t["val"]) for t in sure}
+    race = race_of(job, budget, [t["val"] for t in sure], sign)
+
+    def run(identity: str) -> None:
+        job.watch(Stage(f"training finalists, {len(scores)} so far"))
+        val = sign * float(train_candidate(job, done[identity]["params"], recipe)["val"])
+        scores[identity] = val if math.isfinite(val) else -math.inf
+
+    while True:
+        known = [(sign * j, sign * v) for j, v in searched.calibration]
+        known += [(sign * done[i]["val"], score) for i, score in scores.items() if math.isfinite(score)]
+        running = [r for r in runners.values() if scores.get(r.id) != -math.inf]
+        runner = next_to_train(race, running, scores, known)
+        if runner is None:
+            break
+        run(runner.id)
+    roomy = [t["id"] for t in sure if excess(job, t["params"], budget, benches) <= ROOM - 1]
+    if roomy and not any(i in scores for i in roomy):
+        run(roomy[0])
+    return [t for t in sure if t["id"] in scores]
+
+
+def race_of(job: Job, budget: Any, judged: list[float], sign: int) -> Race:
+    """Half of what val cannot tell apart is the first guess of the judge's error; a limit on the score is reached by
+    the bad end of an interval."""
+    best = max(judged, key=lambda value: sign * value, default=0.0)
+    noise = noise_of(best, job.task.rows("val"), job.task.groups("val") is not None)
+    return Race(noise, noise / 2, None if budget.score is None else sign * budget.score + noise)
+
+
+def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:
+    """Of trained students the best on val, one with room to spare, and the cheapest that come close; with a limit on
+    the score, the best and the cheapest that reach it. `fitting`: trials that keep the costs' limits or nearly, best
+    first."""
     if not fitting:
         return []
     cheap = sorted(fitting, key=lambda t: cheapness(job, t, budget, benches))
@@ -66,11 +120,11 @@ def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str
     if budget.score is not None:
         sure = [t for t in cheap if sign * (t["val"] - budget.score) >= noise_of(t["val"], rows, grouped)]
         bare = [t for t in cheap if sign * (t["val"] - budget.score) >= 0]
-        return [*fitting[:most], *sure[:3], *bare[:2]]
+        return [*fitting[:BEST], *sure[:3], *bare[:2]]
     best = fitting[0]["val"]
     close = [t for t in cheap if abs(t["val"] - best) <= noise_of(best, rows, grouped)]
     roomy = [t for t in fitting if excess(job, t["params"], budget, benches) <= ROOM - 1]
-    return [*fitting[:most], *roomy[:1], *close[:3]]
+    return [*fitting[:BEST], *roomy[:1], *close[:3]]
 
 
 def nearest(job: Job, searched: Searched, budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:

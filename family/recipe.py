@@ -13,6 +13,7 @@ from family.job import Job
 from family.losses import check_loss, losses_for
 from family.progress import Stage
 from family.run_folder import remember
+from family.starts import choose_start
 from family.students import load_trained, train_candidate
 from family.types import Training
 
@@ -29,14 +30,16 @@ class Recipe:
     control: Training
     bakeoff: list[dict[str, Any]]
     learning_rates: dict[str, list[dict[str, Any]]]
+    starts: list[dict[str, Any]]
 
 
 def find_recipe(job: Job) -> Recipe:
     """Find the learning rates and the loss, once per teacher, data, space and settings."""
     asked = job.spec.distill.model_dump()
     inputs = [job.student_id, job.task.fingerprint, job.task.score.name, job.teacher.fingerprint, asked, job.spec.seed]
+    inputs.append(job.spec.search.engine)
     kept = remember(job.folder / "recipe.json", inputs, lambda: bake(job))
-    return Recipe(Training(**kept["student"]), Training(**kept["control"]), kept["bakeoff"], kept["learning_rates"])
+    return Recipe(**{**kept, "student": Training(**kept["student"]), "control": Training(**kept["control"])})
 
 
 def bake(job: Job) -> dict[str, Any]:
@@ -70,11 +73,13 @@ def bake(job: Job) -> dict[str, Any]:
         )
         winner = next(row for row in table if row["loss"] == student.loss)
         job.show(f"bake-off: {student.loss} (val {winner['val']:.4f})")
+    student, starts = choose_start(job, student)
     return {
         "student": asdict(student),
         "control": asdict(control),
         "bakeoff": table,
         "learning_rates": {"student": student_tries, "control": control_tries},
+        "starts": starts,
     }
 
 

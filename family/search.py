@@ -31,7 +31,7 @@ from family.candidates import (
     over_limits,
     violation,
 )
-from family.engines import Judge, open_judge
+from family.engines import Judge, calibrate, open_judge
 from family.job import Job, cost_limits, limits_of
 from family.progress import Stage
 from family.run_folder import content_id, write_beside
@@ -51,7 +51,8 @@ class Searched:
 
     trials: list[dict[str, Any]]
     summary: dict[str, Any]
-    finalists: int = 4  # of the best under a budget, trained in full for it
+    calibration: list[tuple[float, float]]  # (estimate, val score) of students that are trained anyway
+    exact: bool = True  # vals are those of trained students, and no estimates
 
 
 def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched:
@@ -66,7 +67,7 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched
             run_trial(study, trial, job, judge, benches)
     for trial in trials_to_run(study, job, lambda: frozenset({worker_name()})):  # what the last workers left
         run_trial(study, trial, job, judge, benches)
-    return summarise(study, judge)
+    return summarise(study, judge, calibrate(job, recipe, judge))
 
 
 def join_search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> None:
@@ -276,7 +277,7 @@ def describe(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items())
 
 
-def summarise(study: optuna.Study, judge: Judge) -> Searched:
+def summarise(study: optuna.Study, judge: Judge, calibration: list[tuple[float, float]]) -> Searched:
     """Every candidate with what became of it, and the search's own figures."""
     trials = study.get_trials(deepcopy=False)
     rows = [
@@ -296,4 +297,4 @@ def summarise(study: optuna.Study, judge: Judge) -> Searched:
     summary = {"engine": judge.name, **judge.facts, "asked": len(rows), "trials": count["complete"]}
     summary |= {"pruned": count["pruned"], "diverged": count["fail"]}
     summary["infeasible_share"] = count["pruned"] / max(len(rows), 1)
-    return Searched(rows, summary, judge.finalists)
+    return Searched(rows, summary, calibration, judge.exact)

@@ -16,6 +16,7 @@ from family import spaces
 from family.candidates import CALIBRATION_ROWS, candidate_folder, export_graphs, opset
 from family.job import Job
 from family.run_folder import content_id, remember, write_beside
+from family.supernet import shared_weights
 from family.train import load_student, one_thread, save_student, train
 from family.types import Split, Training
 
@@ -31,11 +32,14 @@ def training_id(job: Job, training: Training) -> str:
 
 
 def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, Any]:
-    """Train `params` by `training`, once; `{val, steps, seconds, parameters}`, weights beside."""
+    """Train `params` by `training`, once; `{val, steps, seconds, parameters}`, weights beside. Raises CannotRank where
+    it should inherit shared weights and is no slice of them."""
     folder = trained_folder(job, params, training)
 
     def work() -> dict[str, Any]:
         module = spaces.build_student(job.space, params, job.task, training.seed)
+        if training.inherits:
+            shared_weights(job, training).slice_into(module)
         checkpoint = folder / "checkpoint"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         trained = train(module, job.task, job.soft_targets(), training, device=job.device, checkpoint=checkpoint)

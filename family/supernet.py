@@ -8,7 +8,7 @@ its slice alone, with batch-norm statistics of its own (the largest's are useles
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from family import spaces
 from family.job import Job
 from family.losses import supervised
 from family.run_folder import content_id, remember
+from family.sampling import even_draws
 from family.train import (
     WEIGHT_DECAY,
     Checkpoint,
@@ -44,6 +45,8 @@ from family.types import Dim, Training
 Params = Mapping[str, Any]
 POOL = 64  # students that are drawn from, evenly in log cost
 CORNERS = 64  # of the space, that are looked at
+FITTED = 16  # of them give the line from loss to score
+BATCHES = 4  # that batch-norm statistics of a slice are taken over
 LEAST = 1e-9  # the least loss a logarithm is taken of
 
 
@@ -116,14 +119,25 @@ def leading(value: torch.Tensor) -> tuple[slice, ...]:
     return tuple(slice(0, n) for n in value.shape)
 
 
+def shared_weights(job: Job, training: Training) -> Supernet:
+    """Those that a student trained by `training` starts from, or would be ranked by where it inherits nothing:
+    of its seed, over students even in log cost. Raises CannotRank."""
+    return train_supernet(job, alone(training), even_draws(job, POOL))
+
+
+def alone(training: Training) -> Training:
+    """The same from start values of its own: as long as shared weights are trained."""
+    return replace(training, steps=training.inherits or training.steps, inherits=0)
+
+
 def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supernet:
     """Train the shared weights by `training` on students drawn from `pool` (evenly in log cost); kept, and resumed
     where it stopped. Raises CannotRank."""
-    check_nesting(job, pool)
     folder = job.folder / "supernet" / content_id(job.student_id, training.__dict__, list(map(dict, pool)))
     largest = build(job, spaces.largest(job.space))
 
     def work() -> dict[str, float]:
+        check_nesting(job, pool)
         macs = run_steps(job, largest, training, pool, folder / "checkpoint")
         save_student(largest, folder / "largest.safetensors")
         (folder / "checkpoint").unlink(missing_ok=True)
@@ -170,7 +184,7 @@ def run_steps(job: Job, largest: nn.Module, training: Training, pool: Sequence[P
 def judge_slice(job: Job, supernet: Supernet, params: Params) -> tuple[float, float]:
     """Val score and mean supervised loss of the student's slice, on batch-norm statistics of its own."""
     module = supernet.slice_into(build(job, params)).eval()
-    recalibrate(module, job.task)
+    recalibrate(module, job.task, BATCHES)
     outputs = predict(module, job.task, "val")
     labels = torch.from_numpy(job.task.labels("val"))
     loss = supervised(job.task.kind)(torch.from_numpy(outputs), labels).mean().item()

@@ -173,7 +173,8 @@ class Loss:
 @dataclass(frozen=True)
 class Training:
     """How one student is trained. `loss` "labels" is the control; `label_weight` mixes in the supervised loss
-    on rows that have labels."""
+    on rows that have labels. `inherits`: steps of the shared weights that it starts from, trained with the same seed;
+    0: it starts from values of its own."""
 
     loss: str
     learning_rate: float
@@ -183,6 +184,7 @@ class Training:
     label_weight: float = 0.1
     batch: int = 64
     views: int = 8
+    inherits: int = 0
 
 
 @dataclass(frozen=True)

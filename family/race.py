@@ -1,0 +1,82 @@
+"""Which finalist to train next: whoever could still change what a budget chooses, until nobody likely can.
+
+A budget takes the cheapest student that is not shown worse than the best on val (or that reaches its limit on the
+score). What an untrained one would score is expected from the judge's estimate, mended by a line through those that
+are trained (Bayesian linear regression of their difference from the estimate; Bishop, Pattern Recognition and Machine
+Learning, 3.3). Training stops when everyone left has less than a chance of `ALPHA` to be taken, or after `MOST`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+ALPHA = 0.5
+MOST = 8  # finalists of one budget
+OFFSET, SLOPE = 0.3, 0.5  # prior deviation of the line: of its height, and of its slope
+PRIOR = 3.0  # observations that the first guess of the judge's error counts as
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A student: what it costs, and its val score as judged, the higher the better."""
+
+    id: str
+    cost: float
+    judged: float
+
+
+@dataclass(frozen=True)
+class Race:
+    """`noise`: a difference of two val scores up to which none is shown better. `spread`: first guess of the standard
+    error of the judge. `reach`: the budget's limit on the score."""
+
+    noise: float
+    spread: float
+    reach: float | None = None
+
+
+def next_to_train(
+    race: Race, runners: Sequence[Runner], scores: Mapping[str, float], known: Sequence[tuple[float, float]]
+) -> Runner | None:
+    """Whom of `runners`, which keep the budget's limits, to train next; None where the choice is settled.
+
+    `scores`: val scores of the trained, as `judged` is. `known`: (judged, score) that the judge is mended by, of any
+    student.
+    """
+    trained = [r for r in runners if r.id in scores]
+    left = [r for r in runners if r.id not in scores]
+    if not left or len(trained) >= MOST:
+        return None
+    mean, error = expect(race, left, known)
+    best = max([*mean, *(scores[r.id] for r in trained)])
+    least = best - race.noise / 2 if race.reach is None else race.reach
+    good = [r for r in trained if scores[r.id] >= least]
+    taken = min(good, key=lambda r: r.cost, default=None)
+    better = np.inf if race.reach is not None or taken is None else scores[taken.id] + race.noise
+    wanted = [least if taken is None or r.cost < taken.cost else better for r in left]
+    chances = norm.sf(wanted, mean, error)
+    likely = [r for r, p in zip(left, chances, strict=True) if p >= 0.5]
+    if likely:
+        return min(likely, key=lambda r: (r.cost, r.id))
+    i = int(np.lexsort(([r.cost for r in left], -chances))[0])
+    return left[i] if chances[i] >= ALPHA or not trained else None
+
+
+def expect(race: Race, runners: Sequence[Runner], seen: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard error of what these would score; `seen`: (judged, score) of trained students."""
+    judged = np.array([r.judged for r in runners])
+    middle = judged.mean()
+    design = np.array([[1.0, x - middle] for x, _ in seen]).reshape(-1, 2)
+    off = np.array([score - x for x, score in seen])
+    prior = np.diag([OFFSET**-2.0, SLOPE**-2.0])
+    variance = race.spread**2
+    for _ in range(3):  # the line and the error around it by turns
+        covariance = np.linalg.inv(prior + design.T @ design / variance)
+        line = covariance @ design.T @ off / variance
+        variance = (PRIOR * race.spread**2 + np.square(off - design @ line).sum()) / (PRIOR + len(off))
+    at = np.stack([np.ones_like(judged), judged - middle], 1)
+    return judged + at @ line, np.sqrt(variance + np.einsum("ij,jk,ik->i", at, covariance, at))

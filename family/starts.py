@@ -1,0 +1,56 @@
+"""How students begin: from the shared weights that rank them, or from values of their own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from family import spaces
+from family.job import Job
+from family.progress import Stage
+from family.students import train_candidate
+from family.supernet import CannotRank
+from family.tune import goodness
+from family.types import Training
+
+SIZES = {"smallest": spaces.smallest, "middle": spaces.middle}
+SHARING = ("auto", "supernet")  # engines
+Table = list[dict[str, Any]]
+
+
+def choose_start(job: Job, scratch: Training) -> tuple[Training, Table]:
+    """Shared weights where students that begin from them are no worse on val than by `scratch`, in as many steps of
+    their own (mean of the smallest and the middle student), else `scratch`; and what was tried: inherits, steps,
+    student, val. Weights that cannot be shared leave an empty table."""
+    if job.spec.search.engine not in SHARING:
+        return scratch, []
+    job.watch(Stage("whether students begin from shared weights, on a small and a middle student"))
+    inheriting = replace(scratch, inherits=scratch.steps)
+    try:
+        table = try_start(job, inheriting)
+    except CannotRank:  # the search says why
+        return scratch, []
+    table += try_start(job, scratch)
+    if -math.inf < mean_val(job, table, inheriting) >= mean_val(job, table, scratch):
+        job.show("students begin from shared weights: so they are no worse on val, a small and a middle one")
+        return inheriting, table
+    job.show("students begin from values of their own: from shared weights they were worse")
+    return scratch, table
+
+
+def try_start(job: Job, training: Training) -> Table:
+    """A row per size."""
+    about = {"inherits": training.inherits, "steps": training.steps}
+    return [
+        about | {"student": name, "val": train_candidate(job, size(job.space), training)["val"]}
+        for name, size in SIZES.items()
+    ]
+
+
+def mean_val(job: Job, table: Table, training: Training) -> float:
+    """The higher the better; of a training that diverged the worst there is."""
+    found = [goodness(job.task, row["val"]) for row in table if row["inherits"] == training.inherits]
+    return float(np.mean(found)) if all(map(math.isfinite, found)) else -math.inf
