@@ -101,11 +101,11 @@ def race_for(
 
 
 def race_of(job: Job, budget: Any, judged: list[float], sign: int) -> Race:
-    """Half of what val cannot tell apart is the first guess of the judge's error; a limit on the score is reached by
-    the bad end of an interval."""
+    """Paired, a difference shows at about half of what two standard errors of one score are; so large is also the
+    first guess of the judge's error. A limit on the score is reached by the bad end of an interval."""
     best = max(judged, key=lambda value: sign * value, default=0.0)
     noise = noise_of(best, job.task.rows("val"), job.task.groups("val") is not None)
-    return Race(noise, noise / 2, None if budget.score is None else sign * budget.score + noise)
+    return Race(noise / 2, noise / 2, None if budget.score is None else sign * budget.score + noise)
 
 
 def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:

@@ -1,9 +1,9 @@
-"""Which finalist to train next: whoever could still change what a budget chooses, until nobody likely can.
+"""Which finalist to train next: whoever could still win a budget, until nobody likely can.
 
-A budget takes the cheapest student that is not shown worse than the best on val (or that reaches its limit on the
-score). What an untrained one would score is expected from the judge's estimate, mended by a line through those that
-are trained (Bayesian linear regression of their difference from the estimate; Bishop, Pattern Recognition and Machine
-Learning, 3.3). Training stops when everyone left has less than a chance of `ALPHA` to be taken, or after `MOST`.
+First comes the cheapest of those judged about as good as the best; then whoever has a chance of `ALPHA` to be shown
+better than the best of the trained. With a limit on the score the cheapest that reaches it wins. What an untrained
+student would score is expected from the judge's estimate, mended by a line through those that are trained (Bayesian
+linear regression of their difference from the estimate; Bishop, Pattern Recognition and Machine Learning, 3.3).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-ALPHA = 0.5
-MOST = 8  # finalists of one budget
+ALPHA = 0.2
+MOST = 6  # finalists of one budget beside those of others
 OFFSET, SLOPE = 0.3, 0.5  # prior deviation of the line: of its height, and of its slope
 PRIOR = 3.0  # observations that the first guess of the judge's error counts as
 
@@ -52,18 +52,32 @@ def next_to_train(
     if not left or len(trained) >= MOST:
         return None
     mean, error = expect(race, left, known)
-    best = max([*mean, *(scores[r.id] for r in trained)])
-    least = best - race.noise / 2 if race.reach is None else race.reach
-    good = [r for r in trained if scores[r.id] >= least]
-    taken = min(good, key=lambda r: r.cost, default=None)
-    better = np.inf if race.reach is not None or taken is None else scores[taken.id] + race.noise
-    wanted = [least if taken is None or r.cost < taken.cost else better for r in left]
-    chances = norm.sf(wanted, mean, error)
-    likely = [r for r, p in zip(left, chances, strict=True) if p >= 0.5]
+    if race.reach is not None:
+        return reach_for_less(race.reach, trained, left, scores, norm.sf(race.reach, mean, error))
+    begin = first(race, runners)
+    if begin.id not in scores:
+        return begin
+    chances = norm.sf(max(scores[r.id] for r in trained) + race.noise, mean, error)
+    likeliest = int(np.lexsort(([r.cost for r in left], -chances))[0])
+    return left[likeliest] if chances[likeliest] >= ALPHA else None
+
+
+def first(race: Race, runners: Sequence[Runner]) -> Runner:
+    """The cheapest of those judged about as good as the best."""
+    best = max(r.judged for r in runners)
+    return min((r for r in runners if r.judged >= best - race.noise / 2), key=lambda r: (r.cost, r.id))
+
+
+def reach_for_less(
+    reach: float, trained: Sequence[Runner], left: Sequence[Runner], scores: Mapping[str, float], chances: np.ndarray
+) -> Runner | None:
+    """The cheapest that more likely than not reaches the score for less than the trained do, else the likeliest."""
+    taken = min((r.cost for r in trained if scores[r.id] >= reach), default=np.inf)
+    able = sorted((-p, r.cost, r.id, r) for r, p in zip(left, chances, strict=True) if r.cost < taken)
+    likely = [r for p, _, _, r in able if -p >= 0.5]
     if likely:
         return min(likely, key=lambda r: (r.cost, r.id))
-    i = int(np.lexsort(([r.cost for r in left], -chances))[0])
-    return left[i] if chances[i] >= ALPHA or not trained else None
+    return able[0][-1] if able and (-able[0][0] >= ALPHA or not trained) else None
 
 
 def expect(race: Race, runners: Sequence[Runner], seen: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
