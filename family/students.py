@@ -31,7 +31,7 @@ def training_id(job: Job, training: Training) -> str:
 
 
 def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, Any]:
-    """Train `params` by `training`, once; `{val, steps, seconds, parameters}`, weights beside."""
+    """Train `params` by `training`, once; `{val, steps, looks, seconds, parameters}`, weights beside."""
     folder = trained_folder(job, params, training)
 
     def work() -> dict[str, Any]:
@@ -44,6 +44,7 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
         return {
             "val": trained.val_score,
             "steps": trained.steps,
+            "looks": trained.looks,
             "seconds": trained.seconds,
             "parameters": spaces.count_parameters(trained.module),
         }

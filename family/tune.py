@@ -109,9 +109,9 @@ def contest(train: TrainOnce, task: Task, ways: Sequence[Training], tried: dict[
     for way in ways:
         if way not in tried:
             tried[way] = try_way(train, task, way)
-            tried[way].row.update(compare(task, tried[way].outputs, tried[ways[0]].outputs))
+            tried[way].row.update(compare(task, [tried[way].outputs], [tried[ways[0]].outputs]))
     best = max(ways, key=lambda way: goodness(task, tried[way].row["val"]))
-    gain = compare(task, tried[best].outputs, tried[ways[0]].outputs)["gain_low"]
+    gain = compare(task, [tried[best].outputs], [tried[ways[0]].outputs])["gain_low"]
     diverged = np.isnan(tried[ways[0]].row["val"])
     return best if diverged or (gain is not None and gain > 0) else ways[0]
 
@@ -122,9 +122,14 @@ def try_way(train: TrainOnce, task: Task, way: Training) -> Try:
     return Try(row | {"val": score_split(task, outputs, "val"), "steps": way.steps}, outputs)
 
 
-def compare(task: Task, ours: np.ndarray, default: np.ndarray) -> dict[str, float | None]:
-    """How much better than the default on val, paired by rows, in the score's own units."""
-    if not (np.isfinite(ours).all() and np.isfinite(default).all()):
+def compare(task: Task, ours: Sequence[np.ndarray], default: Sequence[np.ndarray]) -> dict[str, float | None]:
+    """How much better than the default on val, paired by rows, in the score's own units; the outputs of several
+    students on either side are taken together, each row of val as one cluster."""
+    if not all(np.isfinite(outputs).all() for outputs in (*ours, *default)):
         return dict.fromkeys(("gain", "gain_low", "gain_high"))
-    found = difference(task.score, task.labels("val"), [ours], [default], task.groups("val"))
+    truth, groups = task.labels("val"), task.groups("val")
+    if len(ours) > 1:
+        rows = np.arange(len(truth)) if groups is None else groups
+        truth, groups = np.concatenate([truth] * len(ours)), np.concatenate([rows] * len(ours))
+    found = difference(task.score, truth, [np.concatenate(ours)], [np.concatenate(default)], groups)
     return {"gain": found.value, "gain_low": found.low, "gain_high": found.high}

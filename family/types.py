@@ -173,7 +173,8 @@ class Loss:
 @dataclass(frozen=True)
 class Training:
     """How one student is trained. `loss` "labels" is the control; `label_weight` mixes in the supervised loss
-    on rows that have labels."""
+    on rows that have labels. `patience`: so many looks at val in a row, after the warm-up, without a better one end
+    the training, and the weights of the best look are kept; 0: all steps are taken, the last weights kept."""
 
     loss: str
     learning_rate: float
@@ -183,16 +184,18 @@ class Training:
     label_weight: float = 0.1
     batch: int = 64
     views: int = 8
+    patience: int = 0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained module (eval mode, CPU) and what it took."""
+    """A trained module (eval mode, CPU) and what it took. `steps`: those taken; `looks`: evaluations on val within."""
 
     module: nn.Module
     val_score: float
     steps: int
     seconds: float
+    looks: int = 0
 
 
 __all__ = [

@@ -1,0 +1,289 @@
+"""How long students of each size should be trained, at which rate, and what stopping early would save.
+
+`python -P tests/perf/length.py [--keep FOLDER]`: trains the smallest, middle and largest student of conv and mlp on
+digits (200 labels) and of mlp on diamonds (where `examples/diamonds/prepare.py` has been run), distilled and from
+labels alone, at three learning rates, half, once, twice and four times `auto_steps`, three seeds: 18 minutes on one
+core. With a folder, what was trained there is read again. Three tables: the test score by size and length, each at
+the rate that is best on val for it; what rules for rate and length would have taken; what patience would have saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark import host
+from family import spaces, tune
+from family.build import cache_folder
+from family.job import Job, open_job
+from family.losses import supervised
+from family.spec import read_spec
+from family.train import predict, score_split, train
+from family.types import Split, Task, Training
+
+ROOT = Path(__file__).parents[2]
+RATES, LENGTHS, SEEDS = (3e-3, 1e-2, 3e-2), (0.5, 1.0, 2.0, 4.0), (0, 1, 2)
+SIZES = {"smallest": spaces.smallest, "middle": spaces.middle, "largest": spaces.largest}
+WAYS = {"distilled": "kd", "labels": "labels"}
+LOOKS = 40  # evaluations on val within one training
+DIGITS = """
+data: {path: digits, keep_labels: 200}
+teacher: digits
+students: {space: SPACE, dims: {width: WIDTHS, depth: [1, 3]}}
+budgets: {best: {target: cpu}}
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: outputs at the end by split, and per look `(step, val score, val loss, test score)`."""
+
+    val: np.ndarray
+    test: np.ndarray
+    looks: np.ndarray
+
+
+def open_jobs(folder: Path) -> dict[str, Job]:
+    specs = {}
+    for space, widths in (("conv", "[4, 32]"), ("mlp", "[8, 96]")):
+        specs[f"digits {space}"] = folder / f"{space}.yaml"
+        specs[f"digits {space}"].write_text(DIGITS.replace("SPACE", space).replace("WIDTHS", widths))
+    diamonds = ROOT / "examples" / "diamonds"
+    if (diamonds / "data" / "teacher.npz").exists():
+        specs["diamonds mlp"] = diamonds / "budgets.yaml"
+    return {n: open_job(read_spec(p), folder / n, cache_folder(folder / n), lambda _: None) for n, p in specs.items()}
+
+
+def run_once(job: Job, size: str, training: Training, keep: Path) -> Run:
+    """Train with a look at val and test now and then; kept."""
+    if keep.exists():
+        return Run(**np.load(keep))
+    module = spaces.build_student(job.space, SIZES[size](job.space), job.task, training.seed)
+    looks: list[tuple[float, ...]] = []
+    every = max(1, training.steps // LOOKS)
+
+    def look(step: int) -> None:
+        if step % every == 0:
+            looks.append((step, *look_at(job.task, predict(module, job.task, "val"), "val")))
+            looks[-1] += look_at(job.task, predict(module, job.task, "test"), "test")[:1]
+            module.train()
+
+    train(module, job.task, job.soft_targets(), training, on_step=look)
+    run = Run(predict(module, job.task, "val"), predict(module, job.task, "test"), np.array(looks))
+    np.savez(keep, **vars(run))
+    return run
+
+
+def look_at(task: Task, outputs: np.ndarray, split: Split) -> tuple[float, float]:
+    loss = supervised(task.kind)(torch.from_numpy(outputs), torch.from_numpy(task.labels(split))).mean().item()
+    return score_split(task, outputs, split), loss
+
+
+Key = tuple[str, str, str, float, float, int]  # data, size, way, rate, length, seed
+
+
+def run_all(jobs: Mapping[str, Job], keep: Path) -> Iterator[tuple[Key, Run]]:
+    for seed in SEEDS:
+        for name, job in jobs.items():
+            for size, way in ((s, w) for s in SIZES for w in WAYS):
+                for rate, length in ((r, n) for r in RATES for n in LENGTHS):
+                    key = (name, size, way, rate, length, seed)
+                    steps = round(base_steps(job) * length)
+                    training = Training(WAYS[way], rate, steps, seed, views=job.soft_targets().views)
+                    yield key, run_once(job, size, training, keep / ("-".join(map(str, key)) + ".npz"))
+
+
+def base_steps(job: Job) -> int:
+    return tune.auto_steps(spaces.build_student(job.space, spaces.middle(job.space), job.task, 0), job.task)
+
+
+Runs = Mapping[Key, Run]
+Shares = Mapping[str, tuple[float, float]]  # size → (rate, length)
+
+
+def score_test(job: Job, run: Run) -> float:
+    return score_split(job.task, run.test, "test")
+
+
+def score_val(job: Job, run: Run) -> float:
+    return tune.goodness(job.task, score_split(job.task, run.val, "val"))
+
+
+def best_rate(job: Job, runs: Runs, name: str, way: str, sizes: tuple[str, ...], length: float, seeds: Any) -> float:
+    def mean(rate: float) -> float:
+        return float(np.mean([score_val(job, runs[name, s, way, rate, length, i]) for s in sizes for i in seeds]))
+
+    return max(RATES, key=mean)
+
+
+def tabulate_sizes(jobs: Mapping[str, Job], runs: Runs) -> None:
+    """Test score by length, each size at the rate best for it at that length (val, mean of the seeds)."""
+    print("\n| data | way | size | " + " | ".join(f"{n:g} ×" for n in LENGTHS) + " | best rate at each |")
+    print("| --- | --- | --- |" + " ---: |" * (len(LENGTHS) + 1))
+    for name, job in jobs.items():
+        for way, size in ((w, s) for w in WAYS for s in SIZES):
+            cells, rates = [], []
+            for length in LENGTHS:
+                rates.append(best_rate(job, runs, name, way, (size,), length, SEEDS))
+                scores = [score_test(job, runs[name, size, way, rates[-1], length, i]) for i in SEEDS]
+                cells.append(f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}")
+            print(f"| {name} | {way} | {size} | {' | '.join(cells)} | {', '.join(f'{r:g}' for r in rates)} |")
+
+
+def shown_worse(job: Job, one: list[Run], other: list[Run]) -> bool:
+    """Whether `one` is shown worse on val than `other`; students of several sizes together, paired by rows."""
+    low = tune.compare(job.task, [r.val for r in other], [r.val for r in one])["gain_low"]
+    return low is not None and low > 0
+
+
+def shortest(job: Job, runs: Runs, name: str, way: str, sizes: tuple[str, ...], rate: float, seed: int) -> float:
+    """The shortest length, up to twice, that is not shown worse than twice."""
+    tried = {n: [runs[name, s, way, rate, n, seed] for s in sizes] for n in LENGTHS[:3]}
+    return next(n for n in tried if not shown_worse(job, tried[n], tried[LENGTHS[2]]))
+
+
+def climbed(job: Job, runs: Runs, name: str, way: str, sizes: tuple[str, ...], rate: float, seed: int) -> float:
+    """From half: doubled while the doubled is shown better."""
+    tried = {n: [runs[name, s, way, rate, n, seed] for s in sizes] for n in LENGTHS[:3]}
+    for short, long in ((0.5, 1.0), (1.0, 2.0)):
+        if not shown_worse(job, tried[short], tried[long]):
+            return short
+    return 2.0
+
+
+ENDS = ("smallest", "largest")
+
+
+def best_length(job: Job, runs: Runs, name: str, way: str, sizes: tuple[str, ...], rate: float, seed: int) -> float:
+    """The length, up to twice, with the best mean val score, intervals or not."""
+    return max(
+        LENGTHS[:3], key=lambda n: np.mean([score_val(job, runs[name, s, way, rate, n, seed]) for s in sizes])
+    )
+
+
+def with_rule(rule: Any) -> Any:
+    """One rate for all sizes (from half the steps), one length by the rule for both ends together."""
+
+    def plan(job: Job, runs: Runs, name: str, way: str, seed: int) -> Shares:
+        rate = best_rate(job, runs, name, way, ENDS, 0.5, (seed,))
+        length = rule(job, runs, name, way, ENDS, rate, seed)
+        return dict.fromkeys(SIZES, (rate, length))
+
+    return plan
+
+
+def always(length: float) -> Any:
+    return with_rule(lambda *_: length)
+
+
+def scaled_rate(job: Job, runs: Runs, name: str, way: str, seed: int) -> Shares:
+    """Each end its own rate, the middle what lies between."""
+    low, high = (best_rate(job, runs, name, way, (s,), 0.5, (seed,)) for s in ENDS)
+    return {"smallest": (low, 1.0), "middle": (between(low, high, RATES), 1.0), "largest": (high, 1.0)}
+
+
+def with_scaled(rule: Any) -> Any:
+    """One rate, each end its own length by the rule, the middle what lies between."""
+
+    def plan(job: Job, runs: Runs, name: str, way: str, seed: int) -> Shares:
+        rate = best_rate(job, runs, name, way, ENDS, 0.5, (seed,))
+        low, high = (rule(job, runs, name, way, (s,), rate, seed) for s in ENDS)
+        return {"smallest": (rate, low), "middle": (rate, between(low, high, LENGTHS)), "largest": (rate, high)}
+
+    return plan
+
+
+def between(low: float, high: float, grid: tuple[float, ...]) -> float:
+    """What of the grid is nearest to the geometric mean."""
+    return min(grid, key=lambda g: abs(np.log(g) - 0.5 * (np.log(low) + np.log(high))))
+
+
+PLANS = {
+    "half": always(0.5),
+    "once (as before)": always(1.0),
+    "twice": always(2.0),
+    "four times": always(4.0),
+    "shortest not shown worse than twice": with_rule(shortest),
+    "doubled while shown better": with_rule(climbed),
+    "best mean on val": with_rule(best_length),
+    "once, rate by size": scaled_rate,
+    "shortest not shown worse, by size": with_scaled(shortest),
+    "best on val, by size": with_scaled(best_length),
+}
+
+
+def tabulate_plans(jobs: Mapping[str, Job], runs: Runs) -> None:
+    """What each plan takes with the val scores of one seed, and the test score that its students have over all."""
+    print("\n| plan | " + " | ".join(f"{n}, {w}" for n in jobs for w in WAYS) + " | mean length |")
+    print("| --- |" + " ---: |" * (len(jobs) * len(WAYS) + 1))
+    for label, plan in PLANS.items():
+        cells, lengths = [], []
+        for name, job in jobs.items():
+            for way in WAYS:
+                plans = [plan(job, runs, name, way, seed) for seed in SEEDS]
+                lengths += [one[s][1] for one in plans for s in SIZES]
+                found = [
+                    score_test(job, runs[name, s, way, *one[s], i]) for one in plans for s in SIZES for i in SEEDS
+                ]
+                cells.append(f"{np.mean(found):.4f}")
+        print(f"| {label} | {' | '.join(cells)} | {np.mean(lengths):.2f} |")
+
+
+def stop_early(run: Run, higher: bool, patience: int, stride: int) -> tuple[float, float]:
+    """The share of the steps taken, and the test score of the best look; `stride`: of the looks, every so manieth."""
+    looks = [tuple(look) for look in run.looks if look[0] > 0.1 * run.looks[-1][0]][::-1][::stride][::-1]
+    best, waited = None, 0
+    for step, val, loss, test in looks:
+        found = (val if higher else -val, -loss)
+        if best is None or found > best[0]:
+            best, waited = (found, test), 0
+        else:
+            waited += 1
+        if waited >= patience:
+            break
+    assert best is not None
+    return step / run.looks[-1][0], best[1]
+
+
+def tabulate_patience(jobs: Mapping[str, Job], runs: Runs) -> None:
+    """Steps saved and test score gained by patience, at one rate for all sizes and once or twice `auto_steps`."""
+    print("\n| data | way | length | looks | patience | steps saved | test gained |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, job in jobs.items():
+        for way, length in ((w, n) for w in WAYS for n in (1.0, 2.0)):
+            rate = best_rate(job, runs, name, way, ENDS, 0.5, SEEDS)
+            for stride, patience in ((6, 2), (2, 3), (2, 5), (2, 99)):
+                shares, gains = [], []
+                for s, i in ((s, i) for s in SIZES for i in SEEDS):
+                    run = runs[name, s, way, rate, length, i]
+                    share, test = stop_early(run, job.task.score.higher_is_better, patience, stride)
+                    shares.append(share)
+                    gains.append(test - score_test(job, run))
+                saved = f"{1 - np.mean(shares):.1%} | {np.mean(gains):+.4f} ± {np.std(gains, ddof=1):.4f}"
+                print(f"| {name} | {way} | {length:g} × | {LOOKS // stride} | {patience} | {saved} |")
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description="How long students of each size should be trained.")
+    asked.add_argument("--keep", type=Path, help="where trainings are kept")
+    keep = asked.parse_args().keep
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        jobs = open_jobs(folder)
+        (keep or folder).mkdir(parents=True, exist_ok=True)
+        runs = dict(run_all(jobs, keep or folder))
+        print(f"{host()['cpu']}; {len(runs)} trainings of {', '.join(f'{n} {base_steps(j)}' for n, j in jobs.items())}")
+        tabulate_sizes(jobs, runs)
+        tabulate_plans(jobs, runs)
+        tabulate_patience(jobs, runs)
+
+
+if __name__ == "__main__":
+    main()
