@@ -1,4 +1,4 @@
-"""The recipe: the learning rate first, then which loss; the control's learning rate from the same grid."""
+"""The recipe: the learning rate and the length first, then which loss; the control's from the same grids."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from family.students import load_trained, train_candidate
 from family.types import Training
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+SIZES = {"small": spaces.smallest, "large": spaces.largest}
 TEMPERATURES = (2.0, 8.0)  # tried beside the default of 4 for the loss that won
 SHORT = 3  # short runs take a third of the steps
+LENGTHS = {"small": (0.5, 1.0, 2.0, 4.0), "large": (0.5, 1.0)}  # of the usual steps
+AUTO_PATIENCE = 0  # docs/performance.md, "Length": patience saves steps at a loss
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Recipe:
     control: Training
     bakeoff: list[dict[str, Any]]
     learning_rates: dict[str, list[dict[str, Any]]]
+    lengths: dict[str, list[dict[str, Any]]]
 
 
 def find_recipe(job: Job) -> Recipe:
@@ -36,7 +40,8 @@ def find_recipe(job: Job) -> Recipe:
     asked = job.spec.distill.model_dump()
     inputs = [job.student_id, job.task.fingerprint, job.task.score.name, job.teacher.fingerprint, asked, job.spec.seed]
     kept = remember(job.folder / "recipe.json", inputs, lambda: bake(job))
-    return Recipe(Training(**kept["student"]), Training(**kept["control"]), kept["bakeoff"], kept["learning_rates"])
+    trainings = Training(**kept["student"]), Training(**kept["control"])
+    return Recipe(*trainings, kept["bakeoff"], kept["learning_rates"], kept["lengths"])
 
 
 def bake(job: Job) -> dict[str, Any]:
@@ -49,12 +54,12 @@ def bake(job: Job) -> dict[str, Any]:
         seed=job.spec.seed,
         temperature=asked.temperature if asked.temperature != "auto" else 4.0,
         views=store.views,
+        patience=asked.patience if asked.patience != "auto" else AUTO_PATIENCE,
     )
     check_loss(base.loss, job.task.kind, store.has, base.temperature, store.temperatures)
-    student_rate, student_tries = learning_rate(job, base)
-    control_rate, control_tries = learning_rate(job, replace(base, loss="labels"))
-    student = replace(base, learning_rate=student_rate)
-    control = replace(base, loss="labels", learning_rate=control_rate)
+    rates, lengths = {}, {}
+    student, rates["student"], lengths["student"] = tune_training(job, base, None)
+    control, rates["control"], lengths["control"] = tune_training(job, replace(base, loss="labels"), lengths["student"])
     table: list[dict[str, Any]] = []
     if asked.loss == "auto":
         job.watch(Stage("bake-off: which loss, on a middle student"))
@@ -74,8 +79,45 @@ def bake(job: Job) -> dict[str, Any]:
         "student": asdict(student),
         "control": asdict(control),
         "bakeoff": table,
-        "learning_rates": {"student": student_tries, "control": control_tries},
+        "learning_rates": rates,
+        "lengths": lengths,
     }
+
+
+def tune_training(job: Job, base: Training, least: tune.Table | None) -> tuple[Training, tune.Table, tune.Table]:
+    """`base` with a learning rate, then steps by size, and what was tried for each; `least`: lengths tried for another
+    way of training, whose steps are the fewest that this one takes."""
+    rate, rates = learning_rate(job, base)
+    base = replace(base, learning_rate=rate)
+    if job.spec.distill.steps != "auto":
+        return base, rates, []
+    tries = try_lengths(job, base)
+    found = [max(steps_won(tries, size), steps_won(least or tries, size)) for size in SIZES]
+    modules = [
+        spaces.build_student(job.space, pick(job.space), job.task, base.seed)
+        for pick in (*SIZES.values(), spaces.middle)
+    ]
+    small, large, middle = (spaces.cost_of(module, job.task) for module in modules)
+    stretched = tune.stretch_between(base, found, (small, large), middle)
+    job.show(f"length for {base.loss}: {found[0]} steps for the smallest student, {found[1]} for the largest")
+    return stretched, rates, tries
+
+
+def steps_won(tries: tune.Table, size: str) -> int:
+    return next(int(row["steps"]) for row in tries if row["student"] == size and row["won"])
+
+
+def try_lengths(job: Job, base: Training) -> tune.Table:
+    """Fewer and more steps than usual on a small and a large student, each for itself."""
+    job.watch(Stage(f"length for {base.loss}, on a small and a large student"))
+    tries: tune.Table = []
+    for size, pick in SIZES.items():
+        params = pick(job.space)
+        module = spaces.build_student(job.space, params, job.task, base.seed)
+        lengths = tune.lengths_to_try(base.steps, LENGTHS[size], tune.affordable_steps(module, job.task))
+        _, rows = tune.find_length(trainer(job, params), job.task, base, lengths)
+        tries += [{"student": size} | row for row in rows]
+    return tries
 
 
 def first_loss(job: Job) -> str:
@@ -88,7 +130,7 @@ def learning_rate(job: Job, base: Training) -> tuple[float, list[dict[str, Any]]
     if given != "auto":
         return float(given), []
     job.watch(Stage(f"learning rate for {base.loss}, short runs on a small and a large student"))
-    small, large = (trainer(job, size(job.space)) for size in (spaces.smallest, spaces.largest))
+    small, large = (trainer(job, size(job.space)) for size in SIZES.values())
     steps = max(20, base.steps // SHORT)
     rate, tries = tune.find_learning_rate([small, large], job.task, base, GRID, steps)
     job.show(f"learning rate for {base.loss}: {rate:g} ({len(tries)} short runs)")

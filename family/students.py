@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from family.run_folder import content_id, remember, write_beside
 from family.train import load_student, one_thread, save_student, train
 from family.types import Split, Training
 
+FARTHEST = 4.0
 TOLERANCE = 1e-3  # largest difference of an fp32 file from torch, as a share of its greatest output
 
 
@@ -38,7 +39,8 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
         module = spaces.build_student(job.space, params, job.task, training.seed)
         checkpoint = folder / "checkpoint"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        trained = train(module, job.task, job.soft_targets(), training, device=job.device, checkpoint=checkpoint)
+        own = scale(training, spaces.cost_of(module, job.task))
+        trained = train(module, job.task, job.soft_targets(), own, device=job.device, checkpoint=checkpoint)
         write_beside(folder / "student.safetensors", lambda beside: save_student(trained.module, beside))
         checkpoint.unlink(missing_ok=True)
         return {
@@ -50,6 +52,15 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
         }
 
     return dict(remember(folder / "done.json", [training_id(job, training), dict(params)], work))
+
+
+def scale(training: Training, cost: int) -> Training:
+    """The training of a student of `cost` multiply-accumulates: cheap ones take more steps where `stretch` says so,
+    within `FARTHEST` times more or fewer."""
+    if not training.stretch:
+        return training
+    share = (training.macs / max(cost, 1)) ** training.stretch
+    return replace(training, steps=round(training.steps * min(max(share, 1 / FARTHEST), FARTHEST)), stretch=0.0, macs=0)
 
 
 def load_trained(job: Job, params: Mapping[str, Any], training: Training) -> nn.Module:

@@ -92,7 +92,7 @@ def train(
 
     AdamW with a linear warm-up and a cosine to 0. Loss per row: the soft loss, mixed with the supervised loss
     on rows with labels by `label_weight`; labels alone where `training.loss` is "labels". With `patience` it may
-    end early (see Patience). `on_step` is told the number of steps done. `val_score` is NaN where the training diverged.
+    end early (see Patience). `on_step` is told the number of steps done. `val_score` is NaN where it diverged.
     """
     start = time.monotonic()
     with one_thread(), own_generator(device), short_collections():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from family.losses import loss_of
 from family.soft_targets import SoftTargets
-from family.spaces import count_macs
+from family.spaces import cost_of
 from family.train import predict, recalibrate, score_split
 from family.types import Task, Training
 from reports import difference
@@ -29,9 +29,50 @@ def auto_steps(module: nn.Module, task: Task) -> int:
     """About 20 passes over train and transfer in batches of 64, within 300 to 3,000 steps, and fewer (300 at
     least) where `module` would take more than minutes."""
     rows = task.rows("train") + task.rows("transfer")
-    macs = count_macs(module, task.inputs("train", np.arange(1), 0))
-    affordable = WORK / (3 * BATCH * max(macs, 1))
-    return int(np.clip(min(PASSES * rows / BATCH, affordable), FEWEST, MOST))
+    return int(np.clip(min(PASSES * rows / BATCH, affordable_steps(module, task)), FEWEST, MOST))
+
+
+def affordable_steps(module: nn.Module, task: Task) -> float:
+    """Steps that take `WORK`."""
+    return WORK / (3 * BATCH * max(cost_of(module, task), 1))
+
+
+def lengths_to_try(usual: int, shares: Sequence[float], affordable: float) -> list[int]:
+    """Steps, rising: `shares` of the usual, those above it only as far as is affordable."""
+    return sorted({round(usual * share) for share in shares if share <= 1 or usual * share <= affordable})
+
+
+def find_length(train: TrainOnce, task: Task, base: Training, lengths: Sequence[int]) -> tuple[int, Table]:
+    """The fewest steps of `lengths` that are not shown worse on val than the most, for one student, and every try.
+
+    Those at which it diverges are out, unless all are. The table: steps, val, `gain`, `gain_low`, `gain_high` over the
+    most steps (None where either diverged), and `won`. Raises ValueError where `lengths` is empty.
+    """
+    if not lengths:
+        raise ValueError("There must be one length or more to try. Got none.")
+    tried = {steps: predict(train(replace(base, steps=steps)), task, "val") for steps in sorted(set(lengths))}
+    whole = [steps for steps, outputs in tried.items() if np.isfinite(outputs).all()] or list(tried)
+    gains = {steps: compare(task, outputs, tried[whole[-1]]) for steps, outputs in tried.items()}
+    won = shortest(whole, {steps: gain["gain_high"] for steps, gain in gains.items()})
+    return won, [
+        {"steps": steps, "val": score_split(task, outputs, "val"), **gains[steps], "won": steps == won}
+        for steps, outputs in tried.items()
+    ]
+
+
+def shortest(lengths: Sequence[int], gain_high: Mapping[int, float | None]) -> int:
+    """The first that is not shown worse: the interval of its gain over the last reaches 0."""
+    return next((n for n in lengths if (high := gain_high[n]) is not None and high >= 0), lengths[-1])
+
+
+def stretch_between(base: Training, steps: Sequence[int], costs: Sequence[int], middle: int) -> Training:
+    """`base` whose steps go in log cost from those of the small student to those of the large; `costs`: theirs, and
+    `middle`, for which `base.steps` will be. Where both cost the same the more steps are taken for all."""
+    (few, many), (low, high) = steps, costs
+    if not 0 < low < high:
+        return replace(base, steps=max(few, many))
+    stretch = float(np.log(few / many) / np.log(high / low))
+    return replace(base, steps=round(many * (high / middle) ** stretch), stretch=stretch, macs=middle)
 
 
 def find_learning_rate(
@@ -109,9 +150,9 @@ def contest(train: TrainOnce, task: Task, ways: Sequence[Training], tried: dict[
     for way in ways:
         if way not in tried:
             tried[way] = try_way(train, task, way)
-            tried[way].row.update(compare(task, [tried[way].outputs], [tried[ways[0]].outputs]))
+            tried[way].row.update(compare(task, tried[way].outputs, tried[ways[0]].outputs))
     best = max(ways, key=lambda way: goodness(task, tried[way].row["val"]))
-    gain = compare(task, [tried[best].outputs], [tried[ways[0]].outputs])["gain_low"]
+    gain = compare(task, tried[best].outputs, tried[ways[0]].outputs)["gain_low"]
     diverged = np.isnan(tried[ways[0]].row["val"])
     return best if diverged or (gain is not None and gain > 0) else ways[0]
 
@@ -122,14 +163,9 @@ def try_way(train: TrainOnce, task: Task, way: Training) -> Try:
     return Try(row | {"val": score_split(task, outputs, "val"), "steps": way.steps}, outputs)
 
 
-def compare(task: Task, ours: Sequence[np.ndarray], default: Sequence[np.ndarray]) -> dict[str, float | None]:
-    """How much better than the default on val, paired by rows, in the score's own units; the outputs of several
-    students on either side are taken together, each row of val as one cluster."""
-    if not all(np.isfinite(outputs).all() for outputs in (*ours, *default)):
+def compare(task: Task, ours: np.ndarray, default: np.ndarray) -> dict[str, float | None]:
+    """How much better than the default on val, paired by rows, in the score's own units."""
+    if not (np.isfinite(ours).all() and np.isfinite(default).all()):
         return dict.fromkeys(("gain", "gain_low", "gain_high"))
-    truth, groups = task.labels("val"), task.groups("val")
-    if len(ours) > 1:
-        rows = np.arange(len(truth)) if groups is None else groups
-        truth, groups = np.concatenate([truth] * len(ours)), np.concatenate([rows] * len(ours))
-    found = difference(task.score, truth, [np.concatenate(ours)], [np.concatenate(default)], groups)
+    found = difference(task.score, task.labels("val"), [ours], [default], task.groups("val"))
     return {"gain": found.value, "gain_low": found.low, "gain_high": found.high}

@@ -174,7 +174,8 @@ class Loss:
 class Training:
     """How one student is trained. `loss` "labels" is the control; `label_weight` mixes in the supervised loss
     on rows that have labels. `patience`: so many looks at val in a row, after the warm-up, without a better one end
-    the training, and the weights of the best look are kept; 0: all steps are taken, the last weights kept."""
+    the training, and the weights of the best look are kept; 0: all steps are taken, the last weights kept. `steps` are
+    for a student of `macs` multiply-accumulates a row; one of c takes steps × (macs / c) ** stretch."""
 
     loss: str
     learning_rate: float
@@ -185,6 +186,8 @@ class Training:
     batch: int = 64
     views: int = 8
     patience: int = 0
+    stretch: float = 0.0
+    macs: int = 0
 
 
 @dataclass(frozen=True)

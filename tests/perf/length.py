@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ def base_steps(job: Job) -> int:
 
 Runs = Mapping[Key, Run]
 Shares = Mapping[str, tuple[float, float]]  # size → (rate, length)
+Plan = Callable[[Job, Runs, str, str, int], Shares]
 
 
 def score_test(job: Job, run: Run) -> float:
@@ -137,67 +138,51 @@ def tabulate_sizes(jobs: Mapping[str, Job], runs: Runs) -> None:
             print(f"| {name} | {way} | {size} | {' | '.join(cells)} | {', '.join(f'{r:g}' for r in rates)} |")
 
 
-def shown_worse(job: Job, one: list[Run], other: list[Run]) -> bool:
-    """Whether `one` is shown worse on val than `other`; students of several sizes together, paired by rows."""
-    low = tune.compare(job.task, [r.val for r in other], [r.val for r in one])["gain_low"]
-    return low is not None and low > 0
+def shown_worse(job: Job, one: Run, other: Run) -> bool:
+    high = tune.compare(job.task, one.val, other.val)["gain_high"]
+    return high is not None and high < 0
 
 
-def shortest(job: Job, runs: Runs, name: str, way: str, sizes: tuple[str, ...], rate: float, seed: int) -> float:
-    """The shortest length, up to twice, that is not shown worse than twice."""
-    tried = {n: [runs[name, s, way, rate, n, seed] for s in sizes] for n in LENGTHS[:3]}
-    return next(n for n in tried if not shown_worse(job, tried[n], tried[LENGTHS[2]]))
+def shortest(job: Job, tried: Mapping[float, Run]) -> float:
+    """The shortest that is not shown worse on val than the longest."""
+    longest = tried[max(tried)]
+    return next(n for n in tried if not shown_worse(job, tried[n], longest))
 
 
-def climbed(job: Job, runs: Runs, name: str, way: str, sizes: tuple[str, ...], rate: float, seed: int) -> float:
-    """From half: doubled while the doubled is shown better."""
-    tried = {n: [runs[name, s, way, rate, n, seed] for s in sizes] for n in LENGTHS[:3]}
-    for short, long in ((0.5, 1.0), (1.0, 2.0)):
-        if not shown_worse(job, tried[short], tried[long]):
-            return short
-    return 2.0
+def best(job: Job, tried: Mapping[float, Run]) -> float:
+    """The best on val, intervals or not."""
+    return max(tried, key=lambda n: score_val(job, tried[n]))
 
 
 ENDS = ("smallest", "largest")
+GRIDS = {"smallest": LENGTHS, "largest": LENGTHS[:2]}  # what is tried before a search
 
 
-def best_length(job: Job, runs: Runs, name: str, way: str, sizes: tuple[str, ...], rate: float, seed: int) -> float:
-    """The length, up to twice, with the best mean val score, intervals or not."""
-    return max(
-        LENGTHS[:3], key=lambda n: np.mean([score_val(job, runs[name, s, way, rate, n, seed]) for s in sizes])
-    )
-
-
-def with_rule(rule: Any) -> Any:
-    """One rate for all sizes (from half the steps), one length by the rule for both ends together."""
+def by_size(rule: Callable[[Job, Mapping[float, Run]], float], grids: Mapping[str, tuple[float, ...]]) -> Plan:
+    """One rate (from half the steps, both ends together), each end its own length, the middle what lies between."""
 
     def plan(job: Job, runs: Runs, name: str, way: str, seed: int) -> Shares:
         rate = best_rate(job, runs, name, way, ENDS, 0.5, (seed,))
-        length = rule(job, runs, name, way, ENDS, rate, seed)
-        return dict.fromkeys(SIZES, (rate, length))
-
-    return plan
-
-
-def always(length: float) -> Any:
-    return with_rule(lambda *_: length)
-
-
-def scaled_rate(job: Job, runs: Runs, name: str, way: str, seed: int) -> Shares:
-    """Each end its own rate, the middle what lies between."""
-    low, high = (best_rate(job, runs, name, way, (s,), 0.5, (seed,)) for s in ENDS)
-    return {"smallest": (low, 1.0), "middle": (between(low, high, RATES), 1.0), "largest": (high, 1.0)}
-
-
-def with_scaled(rule: Any) -> Any:
-    """One rate, each end its own length by the rule, the middle what lies between."""
-
-    def plan(job: Job, runs: Runs, name: str, way: str, seed: int) -> Shares:
-        rate = best_rate(job, runs, name, way, ENDS, 0.5, (seed,))
-        low, high = (rule(job, runs, name, way, (s,), rate, seed) for s in ENDS)
+        low, high = (rule(job, {n: runs[name, s, way, rate, n, seed] for n in grids[s]}) for s in ENDS)
         return {"smallest": (rate, low), "middle": (rate, between(low, high, LENGTHS)), "largest": (rate, high)}
 
     return plan
+
+
+def always(*lengths: float) -> Plan:
+    """Given lengths of the smallest, middle and largest."""
+
+    def plan(job: Job, runs: Runs, name: str, way: str, seed: int) -> Shares:
+        rate = best_rate(job, runs, name, way, ENDS, 0.5, (seed,))
+        return {size: (rate, length) for size, length in zip(SIZES, lengths, strict=True)}
+
+    return plan
+
+
+def rate_by_size(job: Job, runs: Runs, name: str, way: str, seed: int) -> Shares:
+    """Each end its own rate, the middle what lies between; `auto_steps` for all."""
+    low, high = (best_rate(job, runs, name, way, (s,), 0.5, (seed,)) for s in ENDS)
+    return {"smallest": (low, 1.0), "middle": (between(low, high, RATES), 1.0), "largest": (high, 1.0)}
 
 
 def between(low: float, high: float, grid: tuple[float, ...]) -> float:
@@ -206,50 +191,52 @@ def between(low: float, high: float, grid: tuple[float, ...]) -> float:
 
 
 PLANS = {
-    "half": always(0.5),
-    "once (as before)": always(1.0),
-    "twice": always(2.0),
-    "four times": always(4.0),
-    "shortest not shown worse than twice": with_rule(shortest),
-    "doubled while shown better": with_rule(climbed),
-    "best mean on val": with_rule(best_length),
-    "once, rate by size": scaled_rate,
-    "shortest not shown worse, by size": with_scaled(shortest),
-    "best on val, by size": with_scaled(best_length),
+    "½ for all": always(0.5, 0.5, 0.5),
+    "1 for all (as before)": always(1.0, 1.0, 1.0),
+    "1 for all, rate by size": rate_by_size,
+    "2 for all": always(2.0, 2.0, 2.0),
+    "4 for all": always(4.0, 4.0, 4.0),
+    "4, 1, ½": always(4.0, 1.0, 0.5),
+    "by size, shortest not shown worse": by_size(shortest, GRIDS),
+    "by size, best on val": by_size(best, GRIDS),
+    "by size, shortest not shown worse, large up to 4": by_size(shortest, dict.fromkeys(ENDS, LENGTHS)),
+    "by size, best on val, large up to 4": by_size(best, dict.fromkeys(ENDS, LENGTHS)),
 }
 
 
 def tabulate_plans(jobs: Mapping[str, Job], runs: Runs) -> None:
-    """What each plan takes with the val scores of one seed, and the test score that its students have over all."""
-    print("\n| plan | " + " | ".join(f"{n}, {w}" for n in jobs for w in WAYS) + " | mean length |")
+    """What each plan takes by the val scores of one seed, and the test score that such students have over all seeds;
+    mean of the three sizes."""
+    print("\n| plan | " + " | ".join(f"{n}, {w}" for n in jobs for w in WAYS) + " | mean lengths |")
     print("| --- |" + " ---: |" * (len(jobs) * len(WAYS) + 1))
     for label, plan in PLANS.items():
         cells, lengths = [], []
-        for name, job in jobs.items():
-            for way in WAYS:
-                plans = [plan(job, runs, name, way, seed) for seed in SEEDS]
-                lengths += [one[s][1] for one in plans for s in SIZES]
-                found = [
-                    score_test(job, runs[name, s, way, *one[s], i]) for one in plans for s in SIZES for i in SEEDS
-                ]
-                cells.append(f"{np.mean(found):.4f}")
-        print(f"| {label} | {' | '.join(cells)} | {np.mean(lengths):.2f} |")
+        for name, way in ((n, w) for n in jobs for w in WAYS):
+            plans = [plan(jobs[name], runs, name, way, seed) for seed in SEEDS]
+            lengths += [[one[s][1] for s in SIZES] for one in plans]
+            tests = [
+                score_test(jobs[name], runs[name, s, way, *one[s], i]) for one in plans for s in SIZES for i in SEEDS
+            ]
+            cells.append(f"{np.mean(tests):.4f}")
+        print(f"| {label} | {' | '.join(cells)} | {', '.join(f'{n:.2f}' for n in np.mean(lengths, 0))} |")
 
 
 def stop_early(run: Run, higher: bool, patience: int, stride: int) -> tuple[float, float]:
-    """The share of the steps taken, and the test score of the best look; `stride`: of the looks, every so manieth."""
-    looks = [tuple(look) for look in run.looks if look[0] > 0.1 * run.looks[-1][0]][::-1][::stride][::-1]
-    best, waited = None, 0
-    for step, val, loss, test in looks:
+    """The share of the steps taken, and the test score of the best look; `stride`: one look of so many is taken."""
+    last = run.looks[-1, 0]
+    kept: tuple[tuple[float, float], float] | None = None
+    waited, taken = 0, 0.0
+    for step, val, loss, test in run.looks[::-1][::stride][::-1]:
+        if step <= 0.1 * last:
+            continue
         found = (val if higher else -val, -loss)
-        if best is None or found > best[0]:
-            best, waited = (found, test), 0
-        else:
-            waited += 1
+        waited = 0 if kept is None or found > kept[0] else waited + 1
+        kept = (found, test) if not waited else kept
+        taken = step / last
         if waited >= patience:
             break
-    assert best is not None
-    return step / run.looks[-1][0], best[1]
+    assert kept is not None
+    return float(taken), float(kept[1])
 
 
 def tabulate_patience(jobs: Mapping[str, Job], runs: Runs) -> None:
