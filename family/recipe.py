@@ -20,7 +20,7 @@ GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SIZES = {"small": spaces.smallest, "large": spaces.largest}
 TEMPERATURES = (2.0, 8.0)  # tried beside the default of 4 for the loss that won
 SHORT = 3  # short runs take a third of the steps
-LENGTHS = {"small": (0.5, 1.0, 2.0, 4.0), "large": (0.5, 1.0)}  # of the usual steps
+LENGTHS = {"small": (1.0, 2.0, 4.0), "large": (0.5, 1.0)}  # of the usual steps
 AUTO_PATIENCE = 0  # docs/performance.md, "Length": patience saves steps at a loss
 
 
@@ -57,9 +57,8 @@ def bake(job: Job) -> dict[str, Any]:
         patience=asked.patience if asked.patience != "auto" else AUTO_PATIENCE,
     )
     check_loss(base.loss, job.task.kind, store.has, base.temperature, store.temperatures)
-    rates, lengths = {}, {}
-    student, rates["student"], lengths["student"] = tune_training(job, base, None)
-    control, rates["control"], lengths["control"] = tune_training(job, replace(base, loss="labels"), lengths["student"])
+    student, *student_tries = tune_training(job, base)
+    control, *control_tries = tune_training(job, replace(base, loss="labels"))
     table: list[dict[str, Any]] = []
     if asked.loss == "auto":
         job.watch(Stage("bake-off: which loss, on a middle student"))
@@ -79,45 +78,36 @@ def bake(job: Job) -> dict[str, Any]:
         "student": asdict(student),
         "control": asdict(control),
         "bakeoff": table,
-        "learning_rates": rates,
-        "lengths": lengths,
+        "learning_rates": {"student": student_tries[0], "control": control_tries[0]},
+        "lengths": {"student": student_tries[1], "control": control_tries[1]},
     }
 
 
-def tune_training(job: Job, base: Training, least: tune.Table | None) -> tuple[Training, tune.Table, tune.Table]:
-    """`base` with a learning rate, then steps by size, and what was tried for each; `least`: lengths tried for another
-    way of training, whose steps are the fewest that this one takes."""
+def tune_training(job: Job, base: Training) -> tuple[Training, tune.Table, tune.Table]:
+    """`base` with a learning rate, then steps by size where they are not given, and what was tried for each."""
     rate, rates = learning_rate(job, base)
     base = replace(base, learning_rate=rate)
     if job.spec.distill.steps != "auto":
         return base, rates, []
-    tries = try_lengths(job, base)
-    found = [max(steps_won(tries, size), steps_won(least or tries, size)) for size in SIZES]
-    modules = [
-        spaces.build_student(job.space, pick(job.space), job.task, base.seed)
-        for pick in (*SIZES.values(), spaces.middle)
-    ]
-    small, large, middle = (spaces.cost_of(module, job.task) for module in modules)
-    stretched = tune.stretch_between(base, found, (small, large), middle)
-    job.show(f"length for {base.loss}: {found[0]} steps for the smallest student, {found[1]} for the largest")
-    return stretched, rates, tries
+    stretched, lengths = find_lengths(job, base)
+    return stretched, rates, lengths
 
 
-def steps_won(tries: tune.Table, size: str) -> int:
-    return next(int(row["steps"]) for row in tries if row["student"] == size and row["won"])
-
-
-def try_lengths(job: Job, base: Training) -> tune.Table:
-    """Fewer and more steps than usual on a small and a large student, each for itself."""
+def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:
+    """`base` with steps that go from those best for a small student to those best for a large one, and every try."""
     job.watch(Stage(f"length for {base.loss}, on a small and a large student"))
-    tries: tune.Table = []
+    middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, base.seed)
+    found, costs, tries = [], [], []
     for size, pick in SIZES.items():
         params = pick(job.space)
         module = spaces.build_student(job.space, params, job.task, base.seed)
-        lengths = tune.lengths_to_try(base.steps, LENGTHS[size], tune.affordable_steps(module, job.task))
-        _, rows = tune.find_length(trainer(job, params), job.task, base, lengths)
+        lengths = tune.lengths_to_try(base.steps, LENGTHS[size], module, middle, job.task)
+        steps, rows = tune.find_length(trainer(job, params), job.task, base, lengths)
         tries += [{"student": size} | row for row in rows]
-    return tries
+        found.append(steps)
+        costs.append(spaces.cost_of(module, job.task))
+    job.show(f"length for {base.loss}: {found[0]} steps for the smallest student, {found[1]} for the largest")
+    return tune.stretch_between(base, found, costs, spaces.cost_of(middle, job.task)), tries
 
 
 def first_loss(job: Job) -> str:

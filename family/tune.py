@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,32 +37,29 @@ def affordable_steps(module: nn.Module, task: Task) -> float:
     return WORK / (3 * BATCH * max(cost_of(module, task), 1))
 
 
-def lengths_to_try(usual: int, shares: Sequence[float], affordable: float) -> list[int]:
-    """Steps, rising: `shares` of the usual, those above it only as far as is affordable."""
-    return sorted({round(usual * share) for share in shares if share <= 1 or usual * share <= affordable})
+def lengths_to_try(usual: int, shares: Sequence[float], module: nn.Module, middle: nn.Module, task: Task) -> list[int]:
+    """Steps, rising: `shares` of the usual; those above it only as far as `module` takes no more than `WORK` for them,
+    nor `middle` for what lies between them and the usual."""
+    most = min(affordable_steps(module, task), affordable_steps(middle, task) ** 2 / usual)
+    return sorted({round(usual * share) for share in shares if share <= 1 or usual * share <= most})
 
 
 def find_length(train: TrainOnce, task: Task, base: Training, lengths: Sequence[int]) -> tuple[int, Table]:
-    """The fewest steps of `lengths` that are not shown worse on val than the most, for one student, and every try.
+    """The steps of `lengths` that are best on val for one student, the fewer where level, and every try.
 
-    Those at which it diverges are out, unless all are. The table: steps, val, `gain`, `gain_low`, `gain_high` over the
-    most steps (None where either diverged), and `won`. Raises ValueError where `lengths` is empty.
+    That no interval decides is meant: on a few hundred rows none would show that a control gains from more steps, and
+    the fewest would often be taken (docs/performance.md, "Length"). Those at which it diverges are out, unless all are.
+    The table: steps, val, `gain`, `gain_low`, `gain_high` over the fewest steps (None where either diverged), `won`.
+    Raises ValueError where `lengths` is empty.
     """
     if not lengths:
         raise ValueError("There must be one length or more to try. Got none.")
     tried = {steps: predict(train(replace(base, steps=steps)), task, "val") for steps in sorted(set(lengths))}
-    whole = [steps for steps, outputs in tried.items() if np.isfinite(outputs).all()] or list(tried)
-    gains = {steps: compare(task, outputs, tried[whole[-1]]) for steps, outputs in tried.items()}
-    won = shortest(whole, {steps: gain["gain_high"] for steps, gain in gains.items()})
-    return won, [
-        {"steps": steps, "val": score_split(task, outputs, "val"), **gains[steps], "won": steps == won}
-        for steps, outputs in tried.items()
-    ]
-
-
-def shortest(lengths: Sequence[int], gain_high: Mapping[int, float | None]) -> int:
-    """The first that is not shown worse: the interval of its gain over the last reaches 0."""
-    return next((n for n in lengths if (high := gain_high[n]) is not None and high >= 0), lengths[-1])
+    scores = {steps: score_split(task, outputs, "val") for steps, outputs in tried.items()}
+    won = max(scores, key=lambda steps: goodness(task, scores[steps]))
+    fewest = tried[min(tried)]
+    rows = [{"steps": n, "val": scores[n], **compare(task, o, fewest), "won": n == won} for n, o in tried.items()]
+    return won, rows
 
 
 def stretch_between(base: Training, steps: Sequence[int], costs: Sequence[int], middle: int) -> Training:

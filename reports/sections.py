@@ -456,13 +456,13 @@ def _tabulate_lengths(run: Run) -> Table | None:
         line |= {"Validation": say_score(run.score, row["val"])}
         if pd.notna(row.get("gain", np.nan)):
             gap = {"low": row.get("gain_low"), "high": row.get("gain_high")}
-            line[f"Over the most steps{_unit(run)}"] = (
+            line[f"Over the fewest steps{_unit(run)}"] = (
                 f"{say_gap(run.score, row['gain'], True)} ({say_range(run.score, gap)})"
             )
         lines.append(line)
     caption = (
-        "The search for a length, each student for itself. ✓ is the least that is not shown to be worse than the most. "
-        "Students between the two take steps between theirs; a control takes no fewer than its student."
+        "The search for a length, each student for itself. ✓ is the best. Students between the two take steps between "
+        "theirs; controls had the same lengths to take the best of."
     )
     return Table("lengths", pd.DataFrame(lines), caption, raw)
 
