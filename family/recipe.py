@@ -13,7 +13,7 @@ from family.job import Job
 from family.losses import check_loss, losses_for
 from family.progress import Stage
 from family.run_folder import remember
-from family.students import load_trained, train_candidate
+from family.students import load_trained, own_training, train_candidate
 from family.types import Training
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -72,6 +72,7 @@ def bake(job: Job) -> dict[str, Any]:
             control,
             temperatures,
         )
+        table = [row | {"steps": middle_steps(job, control if row["loss"] == "labels" else student)} for row in table]
         winner = next(row for row in table if row["loss"] == student.loss)
         job.show(f"bake-off: {student.loss} (val {winner['val']:.4f})")
     return {
@@ -81,6 +82,10 @@ def bake(job: Job) -> dict[str, Any]:
         "learning_rates": {"student": student_tries[0], "control": control_tries[0]},
         "lengths": {"student": student_tries[1], "control": control_tries[1]},
     }
+
+
+def middle_steps(job: Job, training: Training) -> int:
+    return own_training(job, spaces.middle(job.space), training).steps
 
 
 def tune_training(job: Job, base: Training) -> tuple[Training, tune.Table, tune.Table]:
@@ -97,17 +102,18 @@ def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:
     """`base` with steps that go from those best for a small student to those best for a large one, and every try."""
     job.watch(Stage(f"length for {base.loss}, on a small and a large student"))
     middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, base.seed)
-    found, costs, tries = [], [], []
+    found: dict[str, tuple[int, int]] = {}  # size → steps, cost
+    tries: tune.Table = []
     for size, pick in SIZES.items():
         params = pick(job.space)
         module = spaces.build_student(job.space, params, job.task, base.seed)
         lengths = tune.lengths_to_try(base.steps, LENGTHS[size], module, middle, job.task)
         steps, rows = tune.find_length(trainer(job, params), job.task, base, lengths)
         tries += [{"student": size} | row for row in rows]
-        found.append(steps)
-        costs.append(spaces.cost_of(module, job.task))
-    job.show(f"length for {base.loss}: {found[0]} steps for the smallest student, {found[1]} for the largest")
-    return tune.stretch_between(base, found, costs, spaces.cost_of(middle, job.task)), tries
+        found[size] = steps, spaces.cost_of(module, job.task)
+    (small, large), costs = zip(*found.values(), strict=True)
+    job.show(f"length for {base.loss}: {small} steps for the smallest student, {large} for the largest")
+    return tune.stretch_between(base, (small, large), costs), tries
 
 
 def first_loss(job: Job) -> str:

@@ -24,7 +24,23 @@ TOLERANCE = 1e-3  # largest difference of an fp32 file from torch, as a share of
 
 
 def trained_folder(job: Job, params: Mapping[str, Any], training: Training) -> Path:
-    return candidate_folder(job, params) / f"trained-{training_id(job, training)}"
+    return candidate_folder(job, params) / f"trained-{training_id(job, own_training(job, params, training))}"
+
+
+def own_training(job: Job, params: Mapping[str, Any], training: Training) -> Training:
+    """The training with the steps of this student."""
+    if not training.stretch:
+        return training
+    module = spaces.build_student(job.space, params, job.task, training.seed)
+    return scale(training, spaces.cost_of(module, job.task))
+
+
+def scale(training: Training, cost: int) -> Training:
+    """The training of a student of `cost` multiply-accumulates: cheap ones take more steps where `stretch` says so,
+    within `FARTHEST` times more or fewer."""
+    share = (training.macs / max(cost, 1)) ** training.stretch if training.stretch else 1.0
+    steps = round(training.steps * min(max(share, 1 / FARTHEST), FARTHEST))
+    return replace(training, steps=steps, stretch=0.0, macs=0.0)
 
 
 def training_id(job: Job, training: Training) -> str:
@@ -33,14 +49,14 @@ def training_id(job: Job, training: Training) -> str:
 
 def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, Any]:
     """Train `params` by `training`, once; `{val, steps, looks, seconds, parameters}`, weights beside."""
+    training = own_training(job, params, training)
     folder = trained_folder(job, params, training)
 
     def work() -> dict[str, Any]:
         module = spaces.build_student(job.space, params, job.task, training.seed)
         checkpoint = folder / "checkpoint"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        own = scale(training, spaces.cost_of(module, job.task))
-        trained = train(module, job.task, job.soft_targets(), own, device=job.device, checkpoint=checkpoint)
+        trained = train(module, job.task, job.soft_targets(), training, device=job.device, checkpoint=checkpoint)
         write_beside(folder / "student.safetensors", lambda beside: save_student(trained.module, beside))
         checkpoint.unlink(missing_ok=True)
         return {
@@ -54,15 +70,6 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
     return dict(remember(folder / "done.json", [training_id(job, training), dict(params)], work))
 
 
-def scale(training: Training, cost: int) -> Training:
-    """The training of a student of `cost` multiply-accumulates: cheap ones take more steps where `stretch` says so,
-    within `FARTHEST` times more or fewer."""
-    if not training.stretch:
-        return training
-    share = (training.macs / max(cost, 1)) ** training.stretch
-    return replace(training, steps=round(training.steps * min(max(share, 1 / FARTHEST), FARTHEST)), stretch=0.0, macs=0)
-
-
 def load_trained(job: Job, params: Mapping[str, Any], training: Training) -> nn.Module:
     """The trained student in eval mode, on the CPU."""
     module = spaces.build_student(job.space, params, job.task, training.seed)
@@ -72,6 +79,7 @@ def load_trained(job: Job, params: Mapping[str, Any], training: Training) -> nn.
 
 def export_trained(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, dict[str, Any]]:
     """The trained student at every precision: `{precision: {path, size_bytes, sha256, parity, …}}`."""
+    training = own_training(job, params, training)
     folder = trained_folder(job, params, training)
 
     def work() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,14 +63,15 @@ def find_length(train: TrainOnce, task: Task, base: Training, lengths: Sequence[
     return won, rows
 
 
-def stretch_between(base: Training, steps: Sequence[int], costs: Sequence[int], middle: int) -> Training:
-    """`base` whose steps go in log cost from those of the small student to those of the large; `costs`: theirs, and
-    `middle`, for which `base.steps` will be. Where both cost the same the more steps are taken for all."""
-    (few, many), (low, high) = steps, costs
-    if not 0 < low < high:
-        return replace(base, steps=max(few, many))
-    stretch = float(np.log(few / many) / np.log(high / low))
-    return replace(base, steps=round(many * (high / middle) ** stretch), stretch=stretch, macs=middle)
+def stretch_between(base: Training, steps: tuple[int, int], costs: tuple[int, int]) -> Training:
+    """`base` whose steps go in log cost from those of the small student to those of the large; `costs`: their
+    multiply-accumulates. `base.steps` stay, for whichever cost they are right. Where the two do not differ in cost or
+    steps, the more steps are taken for all."""
+    (small, large), (low, high) = steps, costs
+    if not 0 < low < high or small == large:
+        return replace(base, steps=max(steps))
+    stretch = math.log(small / large) / math.log(high / low)
+    return replace(base, stretch=stretch, macs=high * (large / base.steps) ** (1 / stretch))
 
 
 def find_learning_rate(

@@ -187,7 +187,7 @@ class Training:
     views: int = 8
     patience: int = 0
     stretch: float = 0.0
-    macs: int = 0
+    macs: float = 0.0
 
 
 @dataclass(frozen=True)
