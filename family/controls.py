@@ -21,8 +21,11 @@ FRESH = 1000  # the first of the paired seeds: none of them chose anything
 
 
 def paired_trainings(job: Job, recipe: Recipe) -> list[tuple[Training, Training]]:
-    """(student, control) per fresh seed: equal views and seed; each with the learning rate and, where none is given, the
-    steps that were best on val for it, of the same grids and as many trials. Where steps are given they are equal."""
+    """(student, control) per fresh seed, of equal views and seed.
+
+    Each has the learning rate and, where none is given, the steps that were best for it on val, of the same grids and
+    as many trials. Given steps are equal.
+    """
     seeds = [job.spec.seed + FRESH + i for i in range(job.spec.distill.control_seeds)]
     return [(replace(recipe.student, seed=s), replace(recipe.control, seed=s)) for s in seeds]
 

@@ -216,8 +216,9 @@ def show_control(run: Run) -> Section | None:
     ]
     caption = (
         "Gain over labels alone on test: the same student and views, fresh paired seeds, a learning rate and a length "
-        "of its own from the same choice (given steps are equal). Could have shown: the smallest true difference that this test finds in "
-        "4 of 5 cases. Verdicts are corrected after Holm over the distinct students, the intervals shown are not."
+        "of its own from the same choice (given steps are equal). Could have shown: the smallest true difference that "
+        "this test finds in 4 of 5 cases. Verdicts are corrected after Holm over the distinct students, the intervals "
+        "shown are not."
     )
     blocks: list[Block] = [Table("control", pd.DataFrame(lines), caption)]
     gaps = [g for name in kept if (g := _find_gap(run, name))]
