@@ -12,12 +12,13 @@ from torch import nn
 from family import recipe as recipe_module
 from family import train as training_module
 from family import tune
+from family.controls import paired_trainings
 from family.job import Job, open_job
 from family.modules import MlpStudent
 from family.recipe import Recipe, bake, find_recipe
 from family.soft_targets import open_store
 from family.spec import read_spec
-from family.students import scale, train_candidate
+from family.students import own_training, scale, train_candidate
 from family.train import plan_looks, train
 from family.types import Training
 
@@ -247,6 +248,26 @@ def test_controls_get_the_same_grids_and_as_many_trials(found):
         tried = [[(r.get("learning_rate"), r["student"], r["steps"]) for r in tables[of]] for of in tables]
         assert tried[0] == tried[1]
         assert tried[0]
+
+
+def test_what_was_tried_is_not_trained_again_for_a_finalist(found, monkeypatch):
+    job, recipe, _ = found
+    monkeypatch.setattr("family.students.train", lambda *_, **__: pytest.fail("trained again"))
+    for size, pick in recipe_module.SIZES.items():
+        won = next(row for row in recipe.lengths["student"] if row["student"] == size and row["won"])
+        done = train_candidate(job, pick(job.space), recipe.student)
+        assert (done["steps"], done["val"]) == (won["steps"], won["val"])
+
+
+def test_controls_take_the_steps_that_are_best_for_them(found):
+    job, recipe, _ = found
+    ((student, control),) = paired_trainings(job, recipe)
+    for way, training in (("student", student), ("control", control)):
+        for size, pick in recipe_module.SIZES.items():
+            rows = [row for row in recipe.lengths[way] if row["student"] == size]
+            best = max(rows, key=lambda row: (row["val"], -row["steps"]))
+            assert own_training(job, pick(job.space), training).steps == best["steps"]
+    assert student.seed == control.seed != job.spec.seed
 
 
 def test_a_student_is_trained_by_steps_of_its_own(found):
