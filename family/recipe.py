@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from family.students import load_trained, own_training, train_candidate
 from family.types import Training
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+UPPER = GRID[2:]  # tried first; the others only where the least of these is best
 SIZES = {"small": spaces.smallest, "large": spaces.largest}
 TEMPERATURES = (2.0, 8.0)  # tried beside the default of 4 for the loss that won
 SHORT = 3  # short runs take a third of the steps
@@ -57,8 +58,9 @@ def bake(job: Job) -> dict[str, Any]:
         patience=asked.patience if asked.patience != "auto" else AUTO_PATIENCE,
     )
     check_loss(base.loss, job.task.kind, store.has, base.temperature, store.temperatures)
-    student, *student_tries = tune_training(job, base)
-    control, *control_tries = tune_training(job, replace(base, loss="labels"))
+    ways = find_rates(job, {"student": base, "control": replace(base, loss="labels")})
+    rates = {way: tries for way, (_, tries) in ways.items()}
+    (student, student_tries), (control, control_tries) = (find_lengths(job, training) for training, _ in ways.values())
     table: list[dict[str, Any]] = []
     if asked.loss == "auto":
         job.watch(Stage("bake-off: which loss, on a middle student"))
@@ -79,8 +81,8 @@ def bake(job: Job) -> dict[str, Any]:
         "student": asdict(student),
         "control": asdict(control),
         "bakeoff": table,
-        "learning_rates": {"student": student_tries[0], "control": control_tries[0]},
-        "lengths": {"student": student_tries[1], "control": control_tries[1]},
+        "learning_rates": rates,
+        "lengths": {"student": student_tries, "control": control_tries},
     }
 
 
@@ -88,18 +90,11 @@ def middle_steps(job: Job, training: Training) -> int:
     return own_training(job, spaces.middle(job.space), training).steps
 
 
-def tune_training(job: Job, base: Training) -> tuple[Training, tune.Table, tune.Table]:
-    """`base` with a learning rate, then steps by size where they are not given, and what was tried for each."""
-    rate, rates = learning_rate(job, base)
-    base = replace(base, learning_rate=rate)
-    if job.spec.distill.steps != "auto":
-        return base, rates, []
-    stretched, lengths = find_lengths(job, base)
-    return stretched, rates, lengths
-
-
 def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:
-    """`base` with steps that go from those best for a small student to those best for a large one, and every try."""
+    """`base` with steps that go from those best for a small student to those best for a large one, and every try; as it
+    is where steps are given."""
+    if job.spec.distill.steps != "auto":
+        return base, []
     job.watch(Stage(f"length for {base.loss}, on a small and a large student"))
     middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, base.seed)
     found: dict[str, tuple[int, int]] = {}  # size → steps, cost
@@ -120,17 +115,24 @@ def first_loss(job: Job) -> str:
     return job.spec.distill.loss if job.spec.distill.loss != "auto" else losses_for(job.task.kind)[0]
 
 
-def learning_rate(job: Job, base: Training) -> tuple[float, list[dict[str, Any]]]:
-    """Given, or found by short runs on a small and a large student."""
+def find_rates(job: Job, bases: Mapping[str, Training]) -> dict[str, tuple[Training, tune.Table]]:
+    """Each of `bases` with its learning rate, given or the best of one grid, and what was tried: the same for all."""
     given = job.spec.distill.learning_rate
     if given != "auto":
-        return float(given), []
+        return {way: (replace(base, learning_rate=float(given)), []) for way, base in bases.items()}
+    found = {way: try_rates(job, base, UPPER) for way, base in bases.items()}
+    if any(rate == min(UPPER) for rate, _ in found.values()):
+        found = {way: try_rates(job, base, GRID) for way, base in bases.items()}  # those of UPPER are there
+    for way, (rate, tries) in found.items():
+        job.show(f"learning rate for {bases[way].loss}: {rate:g} ({len(tries)} short runs)")
+    return {way: (replace(bases[way], learning_rate=rate), tries) for way, (rate, tries) in found.items()}
+
+
+def try_rates(job: Job, base: Training, grid: Sequence[float]) -> tuple[float, tune.Table]:
+    """By short runs on a small and a large student."""
     job.watch(Stage(f"learning rate for {base.loss}, short runs on a small and a large student"))
     small, large = (trainer(job, size(job.space)) for size in SIZES.values())
-    steps = max(20, base.steps // SHORT)
-    rate, tries = tune.find_learning_rate([small, large], job.task, base, GRID, steps)
-    job.show(f"learning rate for {base.loss}: {rate:g} ({len(tries)} short runs)")
-    return rate, tries
+    return tune.find_learning_rate([small, large], job.task, base, grid, max(20, base.steps // SHORT))
 
 
 def trainer(job: Job, params: Mapping[str, Any]) -> tune.TrainOnce:

@@ -250,6 +250,20 @@ def test_controls_get_the_same_grids_and_as_many_trials(found):
         assert tried[0]
 
 
+@pytest.mark.parametrize(("best", "tried"), [(1e-2, 6), (3e-3, 10), (3e-4, 10)])
+def test_low_rates_are_tried_for_both_where_one_of_them_wants_them(found, monkeypatch, best, tried):
+    job, _, _ = found
+
+    def judge(train, task, training):
+        return -abs(np.log(training.learning_rate / (best if training.loss == "labels" else 3e-2)))
+
+    monkeypatch.setattr(tune, "short_run", judge)
+    ways = recipe_module.find_rates(job, {"student": KD, "control": replace(KD, loss="labels")})
+    assert ways["student"][0] == replace(KD, learning_rate=3e-2)
+    assert ways["control"][0].learning_rate == best
+    assert [len(tries) for _, tries in ways.values()] == [tried, tried]
+
+
 def test_what_was_tried_is_not_trained_again_for_a_finalist(found, monkeypatch):
     job, recipe, _ = found
     monkeypatch.setattr("family.students.train", lambda *_, **__: pytest.fail("trained again"))
