@@ -13,7 +13,7 @@ from family.job import Job
 from family.losses import check_loss, losses_for
 from family.progress import Stage
 from family.run_folder import remember
-from family.students import load_trained, own_training, train_candidate
+from family.students import load_trained, train_candidate
 from family.types import Training
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -65,16 +65,17 @@ def bake(job: Job) -> dict[str, Any]:
     if asked.loss == "auto":
         job.watch(Stage("bake-off: which loss, on a middle student"))
         temperatures = TEMPERATURES if asked.temperature == "auto" else ()
-        student, table = tune.bake_off(
+        chosen, table = tune.bake_off(
             trainer(job, spaces.middle(job.space)),
             job.task,
             store,
-            student,
+            usual_steps(student),
             losses_for(job.task.kind),
-            control,
+            usual_steps(control),
             temperatures,
         )
-        table = [row | {"steps": middle_steps(job, control if row["loss"] == "labels" else student)} for row in table]
+        longer = control if chosen.loss == "labels" else student
+        student = replace(chosen, stretch=longer.stretch, macs=longer.macs)
         winner = next(row for row in table if row["loss"] == student.loss)
         job.show(f"bake-off: {student.loss} (val {winner['val']:.4f})")
     return {
@@ -86,8 +87,9 @@ def bake(job: Job) -> dict[str, Any]:
     }
 
 
-def middle_steps(job: Job, training: Training) -> int:
-    return own_training(job, spaces.middle(job.space), training).steps
+def usual_steps(training: Training) -> Training:
+    """As long for a student of any size: losses compete at equal steps."""
+    return replace(training, stretch=0.0, macs=0.0)
 
 
 def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:

@@ -46,7 +46,7 @@ def lengths_to_try(usual: int, shares: Sequence[float], module: nn.Module, middl
 
 
 def find_length(train: TrainOnce, task: Task, base: Training, lengths: Sequence[int]) -> tuple[int, Table]:
-    """The steps of `lengths` that are best on val for one student, the fewer where level, and every try.
+    """The steps of `lengths` that are best on val for one student, the more where level, and every try.
 
     That no interval decides is meant: on a few hundred rows none would show that a control gains from more steps, and
     the fewest would often be taken (docs/performance.md, "Length"). Those at which it diverges are out, unless all are.
@@ -57,7 +57,7 @@ def find_length(train: TrainOnce, task: Task, base: Training, lengths: Sequence[
         raise ValueError("There must be one length or more to try. Got none.")
     tried = {steps: predict(train(replace(base, steps=steps)), task, "val") for steps in sorted(set(lengths))}
     scores = {steps: score_split(task, outputs, "val") for steps, outputs in tried.items()}
-    won = max(scores, key=lambda steps: goodness(task, scores[steps]))
+    won = max(scores, key=lambda steps: (goodness(task, scores[steps]), steps))
     fewest = tried[min(tried)]
     rows = [{"steps": n, "val": scores[n], **compare(task, o, fewest), "won": n == won} for n, o in tried.items()]
     return won, rows

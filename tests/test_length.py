@@ -75,10 +75,10 @@ def find(task, monkeypatch, wrong: dict[int, int | None]):
     ("wrong", "won"),
     [
         ({100: 20, 200: 3, 400: 2}, 400),
-        ({100: 9, 200: 2, 400: 2}, 200),  # the fewer where level
+        ({100: 9, 200: 2, 400: 2}, 400),  # the more where level
         ({100: 0, 200: 0, 400: 20}, 100),
         ({100: 20, 200: 3, 400: None}, 200),  # one that diverged is out,
-        ({100: None, 200: None, 400: None}, 100),  # unless all did
+        ({100: None, 200: None, 400: None}, 400),  # unless all did
         ({200: 5}, 200),
     ],
 )
@@ -279,7 +279,7 @@ def test_controls_take_the_steps_that_are_best_for_them(found):
     for way, training in (("student", student), ("control", control)):
         for size, pick in recipe_module.SIZES.items():
             rows = [row for row in recipe.lengths[way] if row["student"] == size]
-            best = max(rows, key=lambda row: (row["val"], -row["steps"]))
+            best = max(rows, key=lambda row: (row["val"], row["steps"]))
             assert own_training(job, pick(job.space), training).steps == best["steps"]
     assert student.seed == control.seed != job.spec.seed
 

@@ -155,7 +155,9 @@ def best(job: Job, tried: Mapping[float, Run]) -> float:
 
 
 ENDS = ("smallest", "largest")
-GRIDS = {"smallest": LENGTHS, "largest": LENGTHS[:2]}  # what is tried before a search
+HALF = {"smallest": (1.0, 2.0, 4.0), "largest": (0.5, 1.0)}
+ONCE = {"smallest": (1.0, 2.0, 4.0), "largest": (1.0,)}
+TWICE = {"smallest": (1.0, 2.0, 4.0), "largest": (1.0, 2.0)}
 
 
 def by_size(rule: Callable[[Job, Mapping[float, Run]], float], grids: Mapping[str, tuple[float, ...]]) -> Plan:
@@ -196,11 +198,13 @@ PLANS = {
     "1 for all, rate by size": rate_by_size,
     "2 for all": always(2.0, 2.0, 2.0),
     "4 for all": always(4.0, 4.0, 4.0),
+    "4, 2, 1": always(4.0, 2.0, 1.0),
     "4, 1, ½": always(4.0, 1.0, 0.5),
-    "by size, shortest not shown worse": by_size(shortest, GRIDS),
-    "by size, best on val": by_size(best, GRIDS),
-    "by size, shortest not shown worse, large up to 4": by_size(shortest, dict.fromkeys(ENDS, LENGTHS)),
-    "by size, best on val, large up to 4": by_size(best, dict.fromkeys(ENDS, LENGTHS)),
+    "small 1 to 4, large ½ to 1, shortest not shown worse": by_size(shortest, HALF),
+    "small 1 to 4, large ½ to 1, best on val": by_size(best, HALF),
+    "small 1 to 4, large 1, shortest not shown worse": by_size(shortest, ONCE),
+    "small 1 to 4, large 1, best on val": by_size(best, ONCE),
+    "small 1 to 4, large 1 to 2, best on val": by_size(best, TWICE),
 }
 
 
