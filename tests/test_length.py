@@ -76,7 +76,7 @@ def find(task, monkeypatch, wrong: dict[int, int | None]):
     [
         ({100: 20, 200: 3, 400: 2}, 400),
         ({100: 9, 200: 2, 400: 2}, 400),  # the more where level
-        ({100: 0, 200: 0, 400: 20}, 100),
+        ({100: 0, 200: 1, 400: 20}, 100),
         ({100: 20, 200: 3, 400: None}, 200),  # one that diverged is out,
         ({100: None, 200: None, 400: None}, 400),  # unless all did
         ({200: 5}, 200),
