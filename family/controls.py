@@ -21,11 +21,13 @@ FRESH = 1000  # the first of the paired seeds: none of them chose anything
 
 
 def paired_trainings(job: Job, recipe: Recipe) -> list[tuple[Training, Training]]:
-    """(student, control) per fresh seed; equal steps (those of shared weights counted), views and seed, each with its
-    own learning rate. Shared weights are those of the fresh seed, which chose nothing either."""
+    """(student, control) per fresh seed, of equal views and seed.
+
+    Each has the learning rate, the steps (where none are given) and the start that were best for it on val, of the
+    same choices and as many trials. Shared weights are those of the fresh seed, which chose nothing either.
+    """
     seeds = [job.spec.seed + FRESH + i for i in range(job.spec.distill.control_seeds)]
-    steps = recipe.student.steps + recipe.student.inherits
-    return [(replace(recipe.student, seed=s), replace(recipe.control, seed=s, steps=steps)) for s in seeds]
+    return [(replace(recipe.student, seed=s), replace(recipe.control, seed=s)) for s in seeds]
 
 
 def train_controls(job: Job, chosen: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> None:

@@ -14,7 +14,8 @@ from family.job import Job, cost_limits
 from family.progress import Stage
 
 SIZES = {"smallest": spaces.smallest, "middle": spaces.middle, "largest": spaces.largest}
-SHORT_RUNS = 12  # trainings' worth of learning rate and bake-off
+SHORT_RUNS = 12  # trainings' worth of learning rate and bake-off,
+LENGTH_RUNS = 12  # and of the trials of lengths, where none is given
 
 
 def forecast(job: Job) -> dict[str, Any]:
@@ -60,10 +61,11 @@ def forecast_time(job: Job, measuring: float, step: float) -> dict[str, Any]:
     """Minutes of the whole run, the search within its own minutes; `measuring`: seconds a candidate, `step`: a step."""
     trials, seeds = job.spec.search.trials, job.spec.distill.control_seeds
     steps = job.spec.distill.steps
+    tuning = SHORT_RUNS if isinstance(steps, int) else SHORT_RUNS + LENGTH_RUNS
     if not isinstance(steps, int):
         middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, job.spec.seed)
         steps = tune.auto_steps(middle, job.task)
-    rest = SHORT_RUNS + 2 * seeds * len(job.spec.budgets)
+    rest = tuning + 2 * seeds * len(job.spec.budgets)
     search = (trials * (steps * step + 2 * measuring)) / 60
     minutes = min(search, job.spec.search.minutes or search) + rest * steps * step / 60
     return {"minutes": round(minutes, 1), "trainings": trials + rest, "steps": steps, "step_ms": 1000 * step}

@@ -1,8 +1,8 @@
-"""The recipe: the learning rate first, then which loss; the control's learning rate from the same grid."""
+"""The recipe: the learning rate and the length first, then which loss; the control's from the same grids."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,8 +18,12 @@ from family.students import load_trained, train_candidate
 from family.types import Training
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+UPPER = GRID[2:]  # tried first; the others only where the least of these is best
+SIZES = {"small": spaces.smallest, "large": spaces.largest}
 TEMPERATURES = (2.0, 8.0)  # tried beside the default of 4 for the loss that won
 SHORT = 3  # short runs take a third of the steps
+LENGTHS = {"small": (1.0, 2.0, 4.0), "large": (0.5, 1.0)}  # of the usual steps
+AUTO_PATIENCE = 0  # docs/performance.md, "Length": patience saves steps at a loss
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Recipe:
     control: Training
     bakeoff: list[dict[str, Any]]
     learning_rates: dict[str, list[dict[str, Any]]]
-    starts: list[dict[str, Any]]
+    lengths: dict[str, list[dict[str, Any]]]
+    starts: dict[str, list[dict[str, Any]]]
 
 
 def find_recipe(job: Job) -> Recipe:
@@ -52,52 +57,93 @@ def bake(job: Job) -> dict[str, Any]:
         seed=job.spec.seed,
         temperature=asked.temperature if asked.temperature != "auto" else 4.0,
         views=store.views,
+        patience=asked.patience if asked.patience != "auto" else AUTO_PATIENCE,
     )
     check_loss(base.loss, job.task.kind, store.has, base.temperature, store.temperatures)
-    student_rate, student_tries = learning_rate(job, base)
-    control_rate, control_tries = learning_rate(job, replace(base, loss="labels"))
-    student = replace(base, learning_rate=student_rate)
-    control = replace(base, loss="labels", learning_rate=control_rate)
+    ways = find_rates(job, {"student": base, "control": replace(base, loss="labels")})
+    rates = {way: tries for way, (_, tries) in ways.items()}
+    (student, student_tries), (control, control_tries) = (find_lengths(job, training) for training, _ in ways.values())
     table: list[dict[str, Any]] = []
     if asked.loss == "auto":
-        job.watch(Stage("bake-off: which loss, on a middle student"))
-        temperatures = TEMPERATURES if asked.temperature == "auto" else ()
-        student, table = tune.bake_off(
-            trainer(job, spaces.middle(job.space)),
-            job.task,
-            store,
-            student,
-            losses_for(job.task.kind),
-            control,
-            temperatures,
-        )
-        winner = next(row for row in table if row["loss"] == student.loss)
-        job.show(f"bake-off: {student.loss} (val {winner['val']:.4f})")
-    student, starts = choose_start(job, student)
+        student, table = bake_off(job, student, control)
+    (student, student_starts), (control, control_starts) = (choose_start(job, way) for way in (student, control))
     return {
         "student": asdict(student),
         "control": asdict(control),
         "bakeoff": table,
-        "learning_rates": {"student": student_tries, "control": control_tries},
-        "starts": starts,
+        "learning_rates": rates,
+        "lengths": {"student": student_tries, "control": control_tries},
+        "starts": {"student": student_starts, "control": control_starts},
     }
+
+
+def bake_off(job: Job, student: Training, control: Training) -> tuple[Training, tune.Table]:
+    """Which loss on a middle student, labels alone among them: the student's training with it, and every try."""
+    job.watch(Stage("bake-off: which loss, on a middle student"))
+    temperatures = TEMPERATURES if job.spec.distill.temperature == "auto" else ()
+    chosen, table = tune.bake_off(
+        trainer(job, spaces.middle(job.space)),
+        job.task,
+        job.soft_targets(),
+        usual_steps(student),
+        losses_for(job.task.kind),
+        usual_steps(control),
+        temperatures,
+    )
+    winner = next(row for row in table if row["loss"] == chosen.loss)
+    job.show(f"bake-off: {chosen.loss} (val {winner['val']:.4f})")
+    longer = control if chosen.loss == "labels" else student
+    return replace(chosen, stretch=longer.stretch, macs=longer.macs), table
+
+
+def usual_steps(training: Training) -> Training:
+    """As long for a student of any size: losses compete at equal steps."""
+    return replace(training, stretch=0.0, macs=0.0)
+
+
+def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:
+    """`base` with steps that go from those best for a small student to those best for a large one, and every try; as it
+    is where steps are given."""
+    if job.spec.distill.steps != "auto":
+        return base, []
+    job.watch(Stage(f"length for {base.loss}, on a small and a large student"))
+    middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, base.seed)
+    found: dict[str, tuple[int, int]] = {}  # size → steps, cost
+    tries: tune.Table = []
+    for size, pick in SIZES.items():
+        params = pick(job.space)
+        module = spaces.build_student(job.space, params, job.task, base.seed)
+        lengths = tune.lengths_to_try(base.steps, LENGTHS[size], module, middle, job.task)
+        steps, rows = tune.find_length(trainer(job, params), job.task, base, lengths)
+        tries += [{"student": size} | row for row in rows]
+        found[size] = steps, spaces.cost_of(module, job.task)
+    (small, large), costs = zip(*found.values(), strict=True)
+    job.show(f"length for {base.loss}: {small} steps for the smallest student, {large} for the largest")
+    return tune.stretch_between(base, (small, large), costs), tries
 
 
 def first_loss(job: Job) -> str:
     return job.spec.distill.loss if job.spec.distill.loss != "auto" else losses_for(job.task.kind)[0]
 
 
-def learning_rate(job: Job, base: Training) -> tuple[float, list[dict[str, Any]]]:
-    """Given, or found by short runs on a small and a large student."""
+def find_rates(job: Job, bases: Mapping[str, Training]) -> dict[str, tuple[Training, tune.Table]]:
+    """Each of `bases` with its learning rate, given or the best of one grid, and what was tried: the same for all."""
     given = job.spec.distill.learning_rate
     if given != "auto":
-        return float(given), []
+        return {way: (replace(base, learning_rate=float(given)), []) for way, base in bases.items()}
+    found = {way: try_rates(job, base, UPPER) for way, base in bases.items()}
+    if any(rate == min(UPPER) for rate, _ in found.values()):
+        found = {way: try_rates(job, base, GRID) for way, base in bases.items()}  # those of UPPER are there
+    for way, (rate, tries) in found.items():
+        job.show(f"learning rate for {bases[way].loss}: {rate:g} ({len(tries)} short runs)")
+    return {way: (replace(bases[way], learning_rate=rate), tries) for way, (rate, tries) in found.items()}
+
+
+def try_rates(job: Job, base: Training, grid: Sequence[float]) -> tuple[float, tune.Table]:
+    """By short runs on a small and a large student."""
     job.watch(Stage(f"learning rate for {base.loss}, short runs on a small and a large student"))
-    small, large = (trainer(job, size(job.space)) for size in (spaces.smallest, spaces.largest))
-    steps = max(20, base.steps // SHORT)
-    rate, tries = tune.find_learning_rate([small, large], job.task, base, GRID, steps)
-    job.show(f"learning rate for {base.loss}: {rate:g} ({len(tries)} short runs)")
-    return rate, tries
+    small, large = (trainer(job, size(job.space)) for size in SIZES.values())
+    return tune.find_learning_rate([small, large], job.task, base, grid, max(20, base.steps // SHORT))
 
 
 def trainer(job: Job, params: Mapping[str, Any]) -> tune.TrainOnce:

@@ -92,6 +92,7 @@ def write_family(
         "recipe": {"student": vars(recipe.student), "control": vars(recipe.control)},
         "bakeoff": recipe.bakeoff,
         "learning_rates": recipe.learning_rates,
+        "lengths": recipe.lengths,
         "starts": recipe.starts,
         "search": searched.summary,
         "coverage": coverage(job),

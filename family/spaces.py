@@ -373,5 +373,10 @@ def count_macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     return total
 
 
+def cost_of(module: nn.Module, task: Task) -> int:
+    """Multiply-accumulates of one row of `task`."""
+    return count_macs(module, task.inputs("train", np.arange(1), 0))
+
+
 def describe_params(params: Params) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items())

@@ -249,6 +249,9 @@ class DistillSpec(Part):
     views: Count = 8
     """Augmented views of each sample that the teacher speaks of."""
     steps: Count | Auto = "auto"
+    """auto: about 20 passes over train and transfer, or what short trials of fewer and more find enough."""
+    patience: Annotated[int, Strict(), Field(ge=0)] | Auto = "auto"
+    """So many looks at val in a row without a better one end a training; 0: every step is taken, as auto does."""
     control_seeds: Count = 3
     learning_rate: Positive | Auto = "auto"
 

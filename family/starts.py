@@ -27,7 +27,7 @@ def choose_start(job: Job, scratch: Training) -> tuple[Training, Table]:
     student, val. Weights that cannot be shared leave an empty table."""
     if job.spec.search.engine not in SHARING:
         return scratch, []
-    job.watch(Stage("whether students begin from shared weights, on a small and a middle student"))
+    job.watch(Stage(f"whether shared weights are the better start for {scratch.loss}, on a small and a middle student"))
     inheriting = replace(scratch, inherits=scratch.steps)
     try:
         table = try_start(job, inheriting)
@@ -35,9 +35,9 @@ def choose_start(job: Job, scratch: Training) -> tuple[Training, Table]:
         return scratch, []
     table += try_start(job, scratch)
     if -math.inf < mean_val(job, table, inheriting) >= mean_val(job, table, scratch):
-        job.show("students begin from shared weights: so they are no worse on val, a small and a middle one")
+        job.show(f"{scratch.loss}: students begin from shared weights, with which two are no worse on val")
         return inheriting, table
-    job.show("students begin from values of their own: from shared weights they were worse")
+    job.show(f"{scratch.loss}: students begin from values of their own; from shared weights two are worse on val")
     return scratch, table
 
 

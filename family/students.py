@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,28 @@ from family.supernet import shared_weights
 from family.train import load_student, one_thread, save_student, train
 from family.types import Split, Training
 
+FARTHEST = 4.0
 TOLERANCE = 1e-3  # largest difference of an fp32 file from torch, as a share of its greatest output
 
 
 def trained_folder(job: Job, params: Mapping[str, Any], training: Training) -> Path:
-    return candidate_folder(job, params) / f"trained-{training_id(job, training)}"
+    return candidate_folder(job, params) / f"trained-{training_id(job, own_training(job, params, training))}"
+
+
+def own_training(job: Job, params: Mapping[str, Any], training: Training) -> Training:
+    """The training with the steps of this student."""
+    if not training.stretch:
+        return training
+    module = spaces.build_student(job.space, params, job.task, training.seed)
+    return scale(training, spaces.cost_of(module, job.task))
+
+
+def scale(training: Training, cost: int) -> Training:
+    """The training of a student of `cost` multiply-accumulates: cheap ones take more steps where `stretch` says so,
+    within `FARTHEST` times more or fewer."""
+    share = (training.macs / max(cost, 1)) ** training.stretch if training.stretch else 1.0
+    steps = round(training.steps * min(max(share, 1 / FARTHEST), FARTHEST))
+    return replace(training, steps=steps, stretch=0.0, macs=0.0)
 
 
 def training_id(job: Job, training: Training) -> str:
@@ -32,8 +49,9 @@ def training_id(job: Job, training: Training) -> str:
 
 
 def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, Any]:
-    """Train `params` by `training`, once; `{val, steps, seconds, parameters}`, weights beside. Raises CannotRank where
-    it should inherit shared weights and is no slice of them."""
+    """Train `params` by `training`, once; `{val, steps, looks, seconds, parameters}`, weights beside. Raises CannotRank
+    where it should inherit shared weights and is no slice of them."""
+    training = own_training(job, params, training)
     folder = trained_folder(job, params, training)
 
     def work() -> dict[str, Any]:
@@ -48,6 +66,7 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
         return {
             "val": trained.val_score,
             "steps": trained.steps,
+            "looks": trained.looks,
             "seconds": trained.seconds,
             "parameters": spaces.count_parameters(trained.module),
         }
@@ -64,6 +83,7 @@ def load_trained(job: Job, params: Mapping[str, Any], training: Training) -> nn.
 
 def export_trained(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, dict[str, Any]]:
     """The trained student at every precision: `{precision: {path, size_bytes, sha256, parity, …}}`."""
+    training = own_training(job, params, training)
     folder = trained_folder(job, params, training)
 
     def work() -> dict[str, Any]:

@@ -126,8 +126,8 @@ def shared_weights(job: Job, training: Training) -> Supernet:
 
 
 def alone(training: Training) -> Training:
-    """The same from start values of its own: as long as shared weights are trained."""
-    return replace(training, steps=training.inherits or training.steps, inherits=0)
+    """The usual steps, for a student of any size, from start values of its own: as shared weights are trained."""
+    return replace(training, steps=training.inherits or training.steps, inherits=0, stretch=0.0, macs=0.0, patience=0)
 
 
 def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supernet:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from family.types import SoftBatch, Split, Task, Trained, Training
 CHECKPOINT_SECONDS = 5.0
 WARM_UP = 0.1  # share of the steps
 WEIGHT_DECAY = 1e-2
+LOOKS, LOOK_ROWS, LOOK_SHARE = 20, 512, 0.02  # at val within a training, of so many rows; of its compute at most
 BLOCK_BYTES = 4_000_000  # inputs are replayed for many steps at once, as far as this goes (and caches do)
 BLOCK_STEPS = 64
 
@@ -89,8 +91,8 @@ def train(
     """Train `module` in place; the same seed gives bit-identical weights on the CPU, also after a resume.
 
     AdamW with a linear warm-up and a cosine to 0. Loss per row: the soft loss, mixed with the supervised loss
-    on rows with labels by `label_weight`; labels alone where `training.loss` is "labels". `on_step` is told
-    the number of steps done. `val_score` is NaN where the training diverged.
+    on rows with labels by `label_weight`; labels alone where `training.loss` is "labels". With `patience` it may
+    end early (see Patience). `on_step` is told the number of steps done. `val_score` is NaN where it diverged.
     """
     start = time.monotonic()
     with one_thread(), own_generator(device), short_collections():
@@ -99,16 +101,21 @@ def train(
         weights = [p for p in module.parameters() if p.requires_grad]
         rate = training.learning_rate
         optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=WEIGHT_DECAY, fused=True)
-        kept = Checkpoint(checkpoint, identify(task, store, training))
-        first = kept.load(module, optimiser)
+        patience = Patience(task, training)
+        kept = Checkpoint(checkpoint, identify(task, store, training), patience)
+        done = first = kept.load(module, optimiser)
         for step, batch in enumerate(draw_batches(task, store, training, plan, first, device), first):
+            if patience.over:
+                break
             take_step(module, optimiser, task, training, step, batch, device)
-            kept.save_sometimes(module, optimiser, step + 1)
+            done = step + 1
+            patience.look(module, done)
+            kept.save_sometimes(module, optimiser, done)
             if on_step:
-                on_step(step + 1)
-        module.to("cpu").eval()
+                on_step(done)
+        patience.give_back(module.to("cpu")).eval()
         score = score_split(task, predict(module, task, "val"), "val")
-    return Trained(module, score, training.steps, time.monotonic() - start)
+    return Trained(module, score, done, time.monotonic() - start, patience.looks)
 
 
 def take_step(
@@ -345,13 +352,84 @@ def score_split(task: Task, outputs: np.ndarray, split: Split) -> float:
 
 def predict(module: nn.Module, task: Task, split: Split, size: int = 256) -> np.ndarray:
     """Outputs (rows, outputs) on the clean view, in eval mode."""
+    return predict_rows(module, task, split, np.arange(task.rows(split)), size)
+
+
+def predict_rows(module: nn.Module, task: Task, split: Split, rows: np.ndarray, size: int = 256) -> np.ndarray:
+    """Outputs (rows, outputs) of these rows, on whatever device the module is."""
     module.eval()
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
     parts = []
     with torch.no_grad(), one_thread():
-        for start in range(0, task.rows(split), size):
-            rows = np.arange(start, min(start + size, task.rows(split)))
-            parts.append(module(*task.inputs(split, rows, 0)).numpy())
+        for start in range(0, len(rows), size):
+            inputs = task.inputs(split, rows[start : start + size], 0)
+            parts.append(module(*(i.to(device) for i in inputs)).cpu().numpy())
     return np.concatenate(parts)
+
+
+class Patience:
+    """Looks at val now and then, keeps the weights of the best look, and says when it is over.
+
+    A look is better by its score, or by its loss where scores are level. Looks of the warm-up do not count. The last
+    step is looked at too. Without patience nothing is looked at, and a training keeps its last weights.
+    """
+
+    def __init__(self, task: Task, training: Training):
+        self.task, self.training = task, training
+        self.rows, self.every = plan_looks(task.rows("val"), training)
+        self.best: tuple[float, float] | None = None
+        self.weights: dict[str, Tensor] = {}
+        self.waited = self.looks = 0
+
+    @property
+    def over(self) -> bool:
+        return 0 < self.training.patience <= self.waited
+
+    def look(self, module: nn.Module, step: int) -> None:
+        """Where a look is due after `step` steps, judge the module; it is left training."""
+        warm, last = round(WARM_UP * self.training.steps), step == self.training.steps
+        if not self.training.patience or not (last or (step > warm and step % self.every == 0)):
+            return
+        found = judge_rows(self.task, predict_rows(module, self.task, "val", self.rows), self.rows)
+        module.train()
+        self.looks += 1
+        if self.best is not None and not found > self.best:
+            self.waited += 1
+            return
+        self.best, self.waited = found, 0
+        self.weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
+    def give_back(self, module: nn.Module) -> nn.Module:
+        """The module with the weights of the best look."""
+        if self.best is not None:
+            module.load_state_dict(self.weights)
+        return module
+
+    def state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("best", "weights", "waited", "looks")}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def plan_looks(rows: int, training: Training) -> tuple[np.ndarray, int]:
+    """Which rows of val a look reads, evenly spaced, and the steps between looks: `LOOKS` in a training, fewer where
+    they would take more than `LOOK_SHARE` of it (a step costs three times its batch forward)."""
+    seen = np.linspace(0, rows - 1, min(rows, LOOK_ROWS)).round().astype(np.int64)
+    affordable = len(seen) / (LOOK_SHARE * 3 * training.batch)
+    return seen, math.ceil(max(training.steps / LOOKS, affordable, 1))
+
+
+def judge_rows(task: Task, outputs: np.ndarray, rows: np.ndarray) -> tuple[float, float]:
+    """Score and loss of outputs on these rows of val, both the higher the better; the worst there is where some are
+    not finite."""
+    if not np.isfinite(outputs).all():
+        return -math.inf, -math.inf
+    labels = task.labels("val")[rows]
+    score = float(task.score.fn(labels, outputs))
+    loss = supervised(task.kind)(torch.from_numpy(outputs), torch.from_numpy(labels)).mean().item()
+    return score if task.score.higher_is_better else -score, -loss
 
 
 def identify(task: Task, store: SoftTargets, training: Training) -> dict[str, object]:
@@ -362,8 +440,9 @@ def identify(task: Task, store: SoftTargets, training: Training) -> dict[str, ob
 class Checkpoint:
     """A training's state on disk, written every few seconds: whole or not there. Without a path, nothing."""
 
-    def __init__(self, path: Path | None, belongs_to: dict[str, object]):
-        self.path, self.belongs_to, self.written = path, belongs_to, time.monotonic()
+    def __init__(self, path: Path | None, belongs_to: dict[str, object], patience: Patience | None = None):
+        self.path, self.belongs_to, self.patience = path, belongs_to, patience
+        self.written = time.monotonic()
 
     def load(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
         """The step to go on from; 0 where there is none or it is of another training."""
@@ -374,12 +453,16 @@ class Checkpoint:
             return 0
         module.load_state_dict(state["module"])
         optimiser.load_state_dict(state["optimiser"])
+        if self.patience:
+            self.patience.go_on(state["patience"])
         return int(state["step"])
 
     def save_sometimes(self, module: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
         if self.path is None or time.monotonic() - self.written < CHECKPOINT_SECONDS:
             return
         state = {"module": module.state_dict(), "optimiser": optimiser.state_dict()}
+        if self.patience:
+            state["patience"] = self.patience.state()
         buffer = io.BytesIO()
         torch.save(state | {"step": step, "belongs_to": self.belongs_to}, buffer)
         write_beside(self.path, lambda beside: beside.write_bytes(buffer.getvalue()))

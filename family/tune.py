@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from family.losses import loss_of
 from family.soft_targets import SoftTargets
-from family.spaces import count_macs
+from family.spaces import cost_of
 from family.train import predict, recalibrate, score_split
 from family.types import Task, Training
 from reports import difference
@@ -29,9 +30,48 @@ def auto_steps(module: nn.Module, task: Task) -> int:
     """About 20 passes over train and transfer in batches of 64, within 300 to 3,000 steps, and fewer (300 at
     least) where `module` would take more than minutes."""
     rows = task.rows("train") + task.rows("transfer")
-    macs = count_macs(module, task.inputs("train", np.arange(1), 0))
-    affordable = WORK / (3 * BATCH * max(macs, 1))
-    return int(np.clip(min(PASSES * rows / BATCH, affordable), FEWEST, MOST))
+    return int(np.clip(min(PASSES * rows / BATCH, affordable_steps(module, task)), FEWEST, MOST))
+
+
+def affordable_steps(module: nn.Module, task: Task) -> float:
+    """Steps that take `WORK`."""
+    return WORK / (3 * BATCH * max(cost_of(module, task), 1))
+
+
+def lengths_to_try(usual: int, shares: Sequence[float], module: nn.Module, middle: nn.Module, task: Task) -> list[int]:
+    """Steps, rising: `shares` of the usual; those above it only as far as `module` takes no more than `WORK` for them,
+    nor `middle` for what lies between them and the usual."""
+    most = min(affordable_steps(module, task), affordable_steps(middle, task) ** 2 / usual)
+    return sorted({round(usual * share) for share in shares if share <= 1 or usual * share <= most})
+
+
+def find_length(train: TrainOnce, task: Task, base: Training, lengths: Sequence[int]) -> tuple[int, Table]:
+    """The steps of `lengths` that are best on val for one student, the more where level, and every try.
+
+    That no interval decides is meant: on a few hundred rows none would show that a control gains from more steps, and
+    the fewest would often be taken (docs/performance.md, "Length"). Those at which it diverges are out, unless all are.
+    The table: steps, val, `gain`, `gain_low`, `gain_high` over the fewest steps (None where either diverged), `won`.
+    Raises ValueError where `lengths` is empty.
+    """
+    if not lengths:
+        raise ValueError("There must be one length or more to try. Got none.")
+    tried = {steps: predict(train(replace(base, steps=steps)), task, "val") for steps in sorted(set(lengths))}
+    scores = {steps: score_split(task, outputs, "val") for steps, outputs in tried.items()}
+    won = max(scores, key=lambda steps: (goodness(task, scores[steps]), steps))
+    fewest = tried[min(tried)]
+    rows = [{"steps": n, "val": scores[n], **compare(task, o, fewest), "won": n == won} for n, o in tried.items()]
+    return won, rows
+
+
+def stretch_between(base: Training, steps: tuple[int, int], costs: tuple[int, int]) -> Training:
+    """`base` whose steps go in log cost from those of the small student to those of the large; `costs`: their
+    multiply-accumulates. `base.steps` stay, for whichever cost they are right. Where the two do not differ in cost or
+    steps, the more steps are taken for all."""
+    (small, large), (low, high) = steps, costs
+    if not 0 < low < high or small == large:
+        return replace(base, steps=max(steps))
+    stretch = math.log(small / large) / math.log(high / low)
+    return replace(base, stretch=stretch, macs=high * (large / base.steps) ** (1 / stretch))
 
 
 def find_learning_rate(

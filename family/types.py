@@ -173,8 +173,10 @@ class Loss:
 @dataclass(frozen=True)
 class Training:
     """How one student is trained. `loss` "labels" is the control; `label_weight` mixes in the supervised loss
-    on rows that have labels. `inherits`: steps of the shared weights that it starts from, trained with the same seed;
-    0: it starts from values of its own."""
+    on rows that have labels. `patience`: so many looks at val in a row, after the warm-up, without a better one end
+    the training, and the weights of the best look are kept; 0: all steps are taken, the last weights kept. `steps` are
+    for a student of `macs` multiply-accumulates a row; one of c takes steps × (macs / c) ** stretch. `inherits`: steps
+    of the shared weights that it starts from, trained with the same seed; 0: it starts from values of its own."""
 
     loss: str
     learning_rate: float
@@ -184,17 +186,21 @@ class Training:
     label_weight: float = 0.1
     batch: int = 64
     views: int = 8
+    patience: int = 0
+    stretch: float = 0.0
+    macs: float = 0.0
     inherits: int = 0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained module (eval mode, CPU) and what it took."""
+    """A trained module (eval mode, CPU) and what it took. `steps`: those taken; `looks`: evaluations on val within."""
 
     module: nn.Module
     val_score: float
     steps: int
     seconds: float
+    looks: int = 0
 
 
 __all__ = [

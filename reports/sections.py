@@ -215,9 +215,10 @@ def show_control(run: Run) -> Section | None:
         for n, c in controls.items()
     ]
     caption = (
-        "Gain over labels alone on test: the same student, views and steps, fresh paired seeds, a learning "
-        "rate of its own. Could have shown: the smallest true difference that this test finds in "
-        "4 of 5 cases. Verdicts are corrected after Holm over the distinct students, the intervals shown are not."
+        "Gain over labels alone on test: the same student and views, fresh paired seeds, a learning rate and a length "
+        "of its own from the same choice (given steps are equal). Could have shown: the smallest true difference that "
+        "this test finds in 4 of 5 cases. Verdicts are corrected after Holm over the distinct students, the intervals "
+        "shown are not."
     )
     blocks: list[Block] = [Table("control", pd.DataFrame(lines), caption)]
     gaps = [g for name in kept if (g := _find_gap(run, name))]
@@ -400,8 +401,7 @@ def show_tried(run: Run) -> Section | None:
     if search:
         blocks.append(Facts(_summarise(search)))
     blocks += [_tabulate_bakeoff(run)] if run.family.get("bakeoff") else []
-    rates = _tabulate_rates(run)
-    blocks += [rates] if rates else []
+    blocks += [table for table in (_tabulate_rates(run), _tabulate_lengths(run)) if table]
     dropped = _tabulate_dropped(run)
     if dropped is not None:
         blocks.append(dropped)
@@ -441,6 +441,31 @@ def _tabulate_rates(run: Run) -> Table | None:
     frame.insert(0, "Learning rate", [_say_any(rate) for rate in wide.index])
     caption = "The search for a learning rate: validation after short runs of a small and a large student."
     return Table("learning-rates", frame, caption, raw)
+
+
+def _tabulate_lengths(run: Run) -> Table | None:
+    """Lengths tried, one line per way of training, student and number of steps."""
+    told = [row | {"of": kind} for kind, rows in (run.family.get("lengths") or {}).items() for row in rows]
+    raw = pd.DataFrame(told)
+    if not len(raw) or not {"steps", "student", "val"} <= set(raw):
+        return None
+    names = {"student": "distilled", "control": "labels alone"}
+    lines = []
+    for row in _rows(raw):
+        line = {"Trained": names.get(row["of"], row["of"]), "Student": row["student"]}
+        line |= {"Steps": f"{row['steps']}{' ✓' if row.get('won') is True else ''}"}
+        line |= {"Validation": say_score(run.score, row["val"])}
+        if pd.notna(row.get("gain", np.nan)):
+            gap = {"low": row.get("gain_low"), "high": row.get("gain_high")}
+            line[f"Over the fewest steps{_unit(run)}"] = (
+                f"{say_gap(run.score, row['gain'], True)} ({say_range(run.score, gap)})"
+            )
+        lines.append(line)
+    caption = (
+        "The search for a length, each student for itself. ✓ is the best. Students between the two take steps between "
+        "theirs; controls had the same lengths to take the best of."
+    )
+    return Table("lengths", pd.DataFrame(lines), caption, raw)
 
 
 SPENT = {"export_s": "exporting them untrained", "measure_s": "measuring them", "judge_s": "judging what fits"}

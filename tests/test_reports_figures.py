@@ -213,6 +213,15 @@ def test_the_bake_off_and_the_learning_rates_are_readable():
     ]
 
 
+def test_the_report_shows_the_lengths():
+    tried = {"student": "small", "steps": 600, "val": 0.9, "gain": -0.01, "gain_low": -0.03, "gain_high": 0.01}
+    lengths = {"student": [tried | {"won": True}], "control": [tried | {"won": False, "steps": 300}]}
+    table = next(b for b in show_tried(make_run([], {}, lengths=lengths)).blocks if getattr(b, "name", "") == "lengths")
+    assert table.frame["Steps"].tolist() == ["600 ✓", "300"]
+    assert table.frame["Trained"].tolist() == ["distilled", "labels alone"]
+    assert table.frame["Over the fewest steps, points"].tolist() == ["−1.0 (−3.0 to +1.0)"] * 2
+
+
 @pytest.mark.parametrize(("engine", "said"), [("supernet", "estimated (supernet)"), ("tpe", "validation data")])
 def test_estimates_of_the_search_are_not_called_validation_scores(engine: str, said: str) -> None:
     assert say_judge(SimpleNamespace(family={"search": {"engine": engine}})) == said  # type: ignore[arg-type]
