@@ -48,15 +48,14 @@ class Job:
 
     @property
     def student_id(self) -> str:
-        """Stands for the space and for what its students take and give."""
-        return content_id(
-            self.space.name,
-            self.space.fingerprint,
-            {k: str(v) for k, v in self.space.dims.items()},
-            str(self.task.body),
-            str(self.task.front),
-            self.spec.seed,
-        )
+        """Stands for the space, its dimensions included, and for what its students take and give."""
+        return content_id(self.built_id, {k: str(v) for k, v in self.space.dims.items()})
+
+    @property
+    def built_id(self) -> str:
+        """Stands for what one student is built by: the same for a wider or narrower choice of them."""
+        space, task = self.space, self.task
+        return content_id(space.name, space.fingerprint, str(task.body), str(task.front), self.spec.seed)
 
     def measured_targets(self) -> list[str]:
         """Targets that a budget names and that can be measured here, in the file's order."""

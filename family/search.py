@@ -25,14 +25,15 @@ from family import spaces
 from family.candidates import (
     budgets_kept,
     candidate_id,
-    limits_and_figures,
+    drawn_without_limits,
     measure_untrained,
     opset,
-    over_limits,
+    told_cost,
     violation,
 )
+from family.carry import carry_over, note_study
 from family.engines import Judge, open_judge
-from family.job import Job, cost_limits, limits_of
+from family.job import Job, limits_of
 from family.progress import Stage
 from family.run_folder import content_id, write_beside
 from family.sampling import even_draws
@@ -60,6 +61,9 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched
     judge = open_judge(job, recipe)
     mend_journal(job.folder / JOURNAL)
     study = open_study(job, recipe, judge.name, list(benches))
+    judged_by = content_id(job.student_id, training_id(job, recipe), judge.name)
+    carry_over(study, job, judged_by, benches)
+    note_study(job, study, judged_by)
     enqueue_start(study, job)
     with start_workers(job, count_workers(job.spec.search.workers) - 1) as alive:
         for trial in trials_to_run(study, job, alive):
@@ -79,7 +83,8 @@ def join_search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Non
 
 
 def open_study(job: Job, recipe: Training, engine: str, targets: list[str]) -> optuna.Study:
-    """The study of this space, recipe, engine, set of budgets and host; an earlier process's is taken up."""
+    """The study of this space, recipe, engine, set of budgets and host; an earlier process's is taken up. What studies
+    of other budgets know is carried into a new one (`carry.py`)."""
     storage = JournalStorage(JournalFileBackend(str(job.folder / JOURNAL)))
     direction = StudyDirection.MAXIMIZE if job.task.score.higher_is_better else StudyDirection.MINIMIZE
     return optuna.create_study(
@@ -259,19 +264,6 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, benches
     job.show(f"trial {trial.number}: {describe(params)}  {val} {score:.4f}, {told}")
 
 
-def drawn_without_limits(job: Job, number: int) -> bool:
-    """Budgets without limits get every n-th draw, n being the number of budgets."""
-    free = [not cost_limits(b) for b in job.spec.budgets.values()]
-    return free[number % len(free)]
-
-
-def told_cost(job: Job, costs: Mapping[str, Any], target: str) -> float:
-    """The target's main cost at the cheapest precision that keeps some budget there; of all where none does."""
-    cost = job.spec.main_cost(target)
-    kept = [figures for limits, figures in limits_and_figures(job, costs, target) if over_limits(figures, limits) <= 0]
-    return float(min(figures[cost]["value"] for figures in kept or costs[target].values()))
-
-
 def describe(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items())
 
@@ -295,5 +287,6 @@ def summarise(study: optuna.Study, judge: Judge) -> Searched:
     count = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "fail")}
     summary = {"engine": judge.name, **judge.facts, "asked": len(rows), "trials": count["complete"]}
     summary |= {"pruned": count["pruned"], "diverged": count["fail"]}
+    summary |= {"known_from_before": sum("known" in t.user_attrs for t in trials if t.state == TrialState.COMPLETE)}
     summary["infeasible_share"] = count["pruned"] / max(len(rows), 1)
     return Searched(rows, summary, judge.finalists)
