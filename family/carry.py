@@ -1,4 +1,4 @@
-"""What earlier searches of a run folder know, carried into one whose budgets, targets or precisions changed.
+"""What earlier searches of a run folder know, carried into one of other budgets, targets or precisions.
 
 A changed budget is another study, for every constraint changes with it. Its scores need not be found again: the
 candidates of the earlier studies are gone over in the order they were asked. Those whose score is known are told with
@@ -31,6 +31,7 @@ from family.progress import Stage
 from family.run_folder import write_json
 
 STUDIES = "studies.json"
+WILL_COUNT = (TrialState.COMPLETE, TrialState.WAITING)
 TOOK = ("export_s", "measure_s", "judge_s", "worker")
 
 
@@ -45,31 +46,42 @@ class Known:
 
 
 def note_study(job: Job, study: optuna.Study, judged_by: str) -> None:
-    """Write down that this run has this study, and what its scores depend on."""
+    """Write down that this run has this study, what its scores depend on, and whether it served a budget without
+    limits."""
     noted = noted_studies(job)
     if study.study_name not in noted:
-        write_json(job.folder / STUDIES, {**noted, study.study_name: judged_by})
+        about = {"judged_by": judged_by, "limitless": is_limitless(job)}
+        write_json(job.folder / STUDIES, {**noted, study.study_name: about})
 
 
-def noted_studies(job: Job) -> dict[str, str]:
-    """`{name: judged_by}`, the oldest first."""
+def is_limitless(job: Job) -> bool:
+    """Whether some budget has no limit on costs: it takes any candidate, and gets a share of the draws."""
+    return any(not cost_limits(budget) for budget in job.spec.budgets.values())
+
+
+def noted_studies(job: Job) -> dict[str, dict[str, Any]]:
+    """`{name: {judged_by, limitless}}`, the oldest first."""
     path = job.folder / STUDIES
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def carry_over(study: optuna.Study, job: Job, judged_by: str, benches: Mapping[str, Bench]) -> None:
-    """Tell a study that has asked for nothing yet what earlier ones know; an interrupted carrying goes on."""
-    if study.user_attrs.get("carried") or any("origin" not in t.user_attrs for t in study.get_trials(deepcopy=False)):
+    """Tell a study that has asked for nothing yet what earlier ones know; an interrupted carrying goes on.
+
+    The study's `beyond` is by how much what is known and queued exceeds `search.trials`: all of it counts.
+    """
+    if "beyond" in study.user_attrs or any("origin" not in t.user_attrs for t in study.get_trials(deepcopy=False)):
         return
-    names = [name for name, judged in noted_studies(job).items() if judged == judged_by and name != study.study_name]
-    known = list(ask_earlier(study, job, names))
+    noted = {n: about for n, about in noted_studies(job).items() if about["judged_by"] == judged_by}
+    known = list(ask_earlier(study, job, [name for name in noted if name != study.study_name]))
+    new_share = is_limitless(job) and not any(about["limitless"] for about in noted.values())
     for done, one in enumerate(known):
         job.watch(Stage("going over what earlier searches know", done, len(known)))
-        carry(study, job, one, benches)
-    study.set_user_attr("carried", True)
+        carry(study, job, one, benches, new_share)
+    states = [t.state for t in study.get_trials(deepcopy=False)]
+    told, queued = states.count(TrialState.COMPLETE), states.count(TrialState.WAITING)
+    study.set_user_attr("beyond", max(0, told + queued - job.spec.search.trials))
     if known:
-        states = [t.state for t in study.get_trials(deepcopy=False)]
-        told, queued = states.count(TrialState.COMPLETE), states.count(TrialState.WAITING)
         job.show(f"search: {told} candidates known from before keep the budgets of now, {queued} more are to be judged")
 
 
@@ -92,20 +104,26 @@ def ask_earlier(study: optuna.Study, job: Job, names: list[str]) -> Iterator[Kno
             yield Known(origin, trial, params, scores.get(candidate_id(job, params)))
 
 
-def carry(study: optuna.Study, job: Job, known: Known, benches: Mapping[str, Bench]) -> None:
-    """One candidate: told where its score is known or it fits nothing; queued where it is wanted and not judged yet."""
+def carry(study: optuna.Study, job: Job, known: Known, benches: Mapping[str, Bench], new_share: bool) -> None:
+    """One candidate: told where its score is known or it fits nothing; queued where a limit takes it now that did not,
+    or by a `new_share` of draws for budgets without limits."""
     there = study.get_trials(deepcopy=False)
     if known.origin in {t.user_attrs["origin"] for t in there}:
         return
-    measured = measure_untrained(job, known.params, benches)
-    costs, over = measured["costs"], violation(job, measured["costs"])
-    wanted = over <= 0 or drawn_without_limits(job, len(there))
-    if known.score is None and wanted:
-        if sum(t.state in (TrialState.COMPLETE, TrialState.WAITING) for t in there) < job.spec.search.trials:
-            study.enqueue_trial(known.trial.params, user_attrs={"origin": known.origin})
-        return
-    free = any(not cost_limits(budget) for budget in job.spec.budgets.values())
-    state = state_of(known.score, over <= 0 or free)
+    costs = measure_untrained(job, known.params, benches)["costs"]
+    over = violation(job, costs)
+    limited = any(cost_limits(budget) for budget in job.spec.budgets.values())
+    wanted = (limited and over <= 0) or (new_share and drawn_without_limits(job, len(there)))
+    if known.score is not None or (over > 0 and not wanted):
+        tell(study, job, known, costs, list(benches))
+    elif wanted and sum(t.state in WILL_COUNT for t in there) < job.spec.search.trials:
+        study.enqueue_trial(known.trial.params, user_attrs={"origin": known.origin})
+
+
+def tell(study: optuna.Study, job: Job, known: Known, costs: Mapping[str, Any], targets: list[str]) -> None:
+    """Add a candidate whose score is known, or that fits nothing, as the study's own would stand there."""
+    over = violation(job, costs)
+    state = state_of(known.score, over <= 0 or is_limitless(job))
     told: dict[str, Any] = {
         "origin": known.origin,
         "known": True,
@@ -115,10 +133,11 @@ def carry(study: optuna.Study, job: Job, known: Known, benches: Mapping[str, Ben
         "fits": budgets_kept(job, costs),
     }
     told |= {name: known.trial.user_attrs[name] for name in TOOK if name in known.trial.user_attrs}
+    values = [known.score or 0.0, *(told_cost(job, costs, name) for name in targets)]
     study.add_trial(
         create_trial(
             state=state,
-            values=values_of(job, known.score, costs, benches) if state == TrialState.COMPLETE else None,
+            values=values if state == TrialState.COMPLETE else None,
             params=known.trial.params,
             distributions=known.trial.distributions,
             user_attrs=told,
@@ -132,8 +151,3 @@ def state_of(score: float | None, fits: bool) -> TrialState:
     if score is None or not fits:
         return TrialState.PRUNED
     return TrialState.FAIL if math.isnan(score) else TrialState.COMPLETE
-
-
-def values_of(job: Job, score: float | None, costs: Mapping[str, Any], benches: Mapping[str, Bench]) -> list[float]:
-    assert score is not None
-    return [score, *(told_cost(job, costs, name) for name in benches)]

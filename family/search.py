@@ -177,7 +177,8 @@ def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None) -> Iterato
     """New asks until enough candidates are judged or the minutes are over (those of earlier processes count, so that
     a search that was over stays so). Who knows which workers are `alive` first takes up what others left running."""
     begin, before, first = time.monotonic(), study.user_attrs.get("seconds", 0.0), judged(study)
-    most, minutes = job.spec.search.trials * ASKS_PER_TRIAL, job.spec.search.minutes
+    wanted, minutes = trials_wanted(study, job), job.spec.search.minutes
+    most = wanted * ASKS_PER_TRIAL
     while True:
         living = alive() if alive else frozenset()
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -186,12 +187,12 @@ def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None) -> Iterato
         if left:
             yield Trial(study, left[0]._trial_id)
             continue
-        if done >= job.spec.search.trials or len(study.get_trials(deepcopy=False)) - waiting(study) >= most:
+        if done >= wanted or len(study.get_trials(deepcopy=False)) - waiting(study) >= most:
             return
         if minutes is not None and study.user_attrs.get("seconds", 0.0) > minutes * 60:
             job.show(f"search: stopped after {minutes:g} minutes")
             return
-        if done + len(running) >= job.spec.search.trials:
+        if done + len(running) >= wanted:
             time.sleep(0.2)  # others run what is still wanted; some of it may be pruned
             continue
         pace = (time.monotonic() - begin) / (done - first) if done > first else None
@@ -210,13 +211,18 @@ def is_left(trial: FrozenTrial, alive: frozenset[str]) -> bool:
     return worker not in alive or worker == worker_name()
 
 
+def trials_wanted(study: optuna.Study, job: Job) -> int:
+    """How many are to be judged in all; with more than that known from before, those too."""
+    return job.spec.search.trials + int(study.user_attrs.get("beyond", 0))
+
+
 def waiting(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
 def stage_of(study: optuna.Study, job: Job, pace: float | None) -> Stage:
     """How far the search is; `pace`: seconds a trained candidate takes, None where that is not known yet."""
-    done, wanted, minutes = judged(study), job.spec.search.trials, job.spec.search.minutes
+    done, wanted, minutes = judged(study), trials_wanted(study, job), job.spec.search.minutes
     left = None if pace is None else (wanted - done) * pace
     if left is not None and minutes is not None:
         left = min(left, max(0.0, minutes * 60 - study.user_attrs.get("seconds", 0.0)))
