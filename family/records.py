@@ -15,7 +15,7 @@ import pandas as pd
 from benchmark import host
 from export import describe, front_data, write_student
 from family import spaces
-from family.controls import compare, judge, paired_trainings, read_test
+from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
 from family.job import Job, limits_of
 from family.recipe import Recipe
 from family.run_folder import without_nan, write_beside, write_json, write_table
@@ -98,7 +98,7 @@ def write_family(
         "data": job.task.describe(),
         "test_reads": reads,
         "notes": [*job.task.notes, *job.teacher.notes],
-        "warnings": list(job.task.warnings),
+        "warnings": [*job.task.warnings, *say_left_out(compared)],
     }
     write_json(job.folder / "family.json", without_nan(family))
     return json.loads((job.folder / "family.json").read_text())  # type: ignore[no-any-return]
@@ -141,6 +141,8 @@ def write_records(
     """One row per student × precision × target; controls and the teacher beside them."""
     extra: list[dict[Any, Any]] = []
     for (identity, precision), found in compared.items():
+        if found["difference"] is None:
+            continue
         same = rows[(rows["id"] == identity) & (rows["precision"] == precision)]
         extra += [row | control_row(row, found) for row in same.to_dict("records")]
     val, test = teacher["val"], teacher["test"]
@@ -189,7 +191,7 @@ def write_predictions(job: Job, recipe: Recipe, chosen: set[tuple[str, str]], fi
             if precision != "fp32" and "fp32" in job.precisions:
                 plain = outputs_of(job, params, recipe.student, "fp32", split)
                 tables.append(prediction_rows(job, split, f"fp32:{identity}", "fp32", recipe.student.seed, plain))
-            for _, control in paired_trainings(job, recipe):
+            for _, control in faithful_pairs(job, params, recipe):
                 outputs = outputs_of(job, params, control, precision, split)
                 tables.append(prediction_rows(job, split, f"control:{identity}", precision, control.seed, outputs))
     write_table(job.folder / "predictions.parquet", pd.concat(tables, ignore_index=True))
@@ -268,6 +270,7 @@ def budget_entry(
     here = (rows["id"] == key[0]) & (rows["precision"] == key[1]) & (rows["target"] == budget.target)
     row: dict[Any, Any] = rows[here].iloc[0].to_dict()
     found = compared[key]
+    gap = found["difference"]
     entry = base | {
         "status": "kept",
         "student": f"students/{name}",
@@ -281,9 +284,10 @@ def budget_entry(
         "control": {
             "test": {"value": found["control"]},
             "student_mean": found["student"],
-            "difference": as_dict(found["difference"]) | {"p": found["difference"].p},
-            "detectable": found["difference"].detectable,
+            "difference": as_dict(gap) | {"p": gap.p} if gap else {},
+            "detectable": gap.detectable if gap else None,
             "verdict": verdicts[key],
+            "left_out_seeds": list(found["left_out"]),
         },
         "against_teacher": as_dict(against_teacher(job, params, key[1], recipe)),
         "runner_up": choice.runner_up,
@@ -293,6 +297,16 @@ def budget_entry(
     }
     write_student_folder(job, name, entry, params, recipe.student)
     return entry
+
+
+def say_left_out(compared: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+    """A line for every paired seed that could not be compared, once a student."""
+    lines = {
+        f"Seed {seed} of student {identity} is left out of its comparison with labels alone; {why}."
+        for (identity, _), found in compared.items()
+        for seed, why in found["left_out"].items()
+    }
+    return sorted(lines)
 
 
 def against_teacher(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe) -> Any:
@@ -411,9 +425,7 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
 
 - {measure} on {job.task.rows("test")} held-out test rows: {test["value"]:.4f}
   (95 % interval {test["low"]:.4f} to {test["high"]:.4f})
-- against the same student trained on labels alone: {say_verdict(entry)}
-  (difference {control["difference"]["value"]:+.4f}, smallest difference this test
-  could have shown {control["detectable"]:.4f})
+- against the same student trained on labels alone: {say_verdict(entry)}{say_gap(control)}
 {limits}
 
 ## Limits of use
@@ -422,6 +434,14 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
   {job.task.rows("transfer")} unlabelled rows.
 - Inputs unlike those give confident answers that mean nothing. Scores hold for data like the test rows.
 """
+
+
+def say_gap(control: Mapping[str, Any]) -> str:
+    """The difference from labels alone in brackets, where some pair could be compared."""
+    if not control["difference"]:
+        return ""
+    difference, detectable = control["difference"]["value"], control["detectable"]
+    return f"\n  (difference {difference:+.4f}, smallest difference this test\n  could have shown {detectable:.4f})"
 
 
 def summary_table(family: Mapping[str, Any]) -> str:
@@ -466,4 +486,6 @@ ONE_SEED = {
 def say_verdict(entry: Mapping[str, Any]) -> str:
     """The verdict; with one seed no more than is known, which is about two models and not about a method."""
     verdict = str(entry["control"]["verdict"])
+    if verdict == NO_VERDICT:
+        return f"{verdict}, too few paired seeds could be compared"
     return f"{ONE_SEED.get(verdict, verdict)} (one seed)" if len(entry["seeds"]) == 1 else verdict
