@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark import host
+from benchmark import host, host_fingerprint
 from export import describe, front_data, write_student
 from family import spaces
 from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
+from family.finals import flat_figures
 from family.job import Job, limits_of
 from family.recipe import Recipe
 from family.run_folder import without_nan, write_beside, write_json, write_table
@@ -64,6 +65,7 @@ def write_family(
     rows: pd.DataFrame,
     choices: Mapping[str, Choice],
     finalists: Finalists,
+    teacher_latency: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Read test for the chosen, their controls and the teacher, and write everything a report is drawn from."""
     write_environment(job)
@@ -73,7 +75,7 @@ def write_family(
     verdicts = judge(job, compared, recipe)
     teacher = {split: score(job, split, job.teacher_outputs(split)) for split in ("val", "test")}
     rows = add_test_scores(job, rows, chosen, finalists, recipe.student)
-    write_records(job, rows, teacher, compared, finalists)
+    write_records(job, rows, teacher, compared, teacher_latency)
     write_predictions(job, recipe, chosen, finalists)
     write_test_rows(job)
     entries = {
@@ -85,7 +87,7 @@ def write_family(
         "name": job.spec.name,
         "score": {"name": job.task.score.name, "higher_is_better": job.task.score.higher_is_better},
         "teacher": {s: as_dict(v) for s, v in teacher.items()}
-        | {"val_augmented": job.augmented_score(), "cost": dict(job.teacher.cost)},
+        | {"val_augmented": job.augmented_score(), "cost": teacher_cost(job, teacher_latency)},
         "budgets": entries,
         "frontier": frontiers(job, rows),
         "targets": {n: {"main_cost": job.spec.main_cost(n), "unavailable": job.skipped.get(n)} for n in job.targets},
@@ -102,6 +104,13 @@ def write_family(
     }
     write_json(job.folder / "family.json", without_nan(family))
     return json.loads((job.folder / "family.json").read_text())  # type: ignore[no-any-return]
+
+
+def teacher_cost(job: Job, latency: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What is known of the teacher: parameters, size_kb, and where it was timed `latency_ms` by target."""
+    known = dict(job.teacher.cost)
+    timed = {name: {k: one[k] for k in ("value", "low", "high", "provenance")} for name, one in latency.items()}
+    return known | ({"latency_ms": timed} if timed else {})
 
 
 def winner(choice: Choice) -> tuple[str, str]:
@@ -136,9 +145,10 @@ def write_records(
     rows: pd.DataFrame,
     teacher: Mapping[str, Interval],
     compared: Mapping[tuple[str, str], Mapping[str, Any]],
-    finalists: Finalists,
+    teacher_latency: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """One row per student × precision × target; controls and the teacher beside them."""
+    """One row per student × precision × target; controls and the teacher beside them, the teacher a row per target
+    where it was timed."""
     extra: list[dict[Any, Any]] = []
     for (identity, precision), found in compared.items():
         if found["difference"] is None:
@@ -146,20 +156,20 @@ def write_records(
         same = rows[(rows["id"] == identity) & (rows["precision"] == precision)]
         extra += [row | control_row(row, found) for row in same.to_dict("records")]
     val, test = teacher["val"], teacher["test"]
-    extra.append(
-        {
-            "id": "teacher",
-            "role": "teacher",
-            "finalist": False,
-            "val": val.value,
-            "val_low": val.low,
-            "val_high": val.high,
-            "test": test.value,
-            "test_low": test.low,
-            "test_high": test.high,
-            **{k: v for k, v in job.teacher.cost.items() if k in ("parameters", "size_kb")},
-        }
-    )
+    one = {
+        "id": "teacher",
+        "role": "teacher",
+        "finalist": False,
+        "val": val.value,
+        "val_low": val.low,
+        "val_high": val.high,
+        "test": test.value,
+        "test_low": test.low,
+        "test_high": test.high,
+        **{k: v for k, v in job.teacher.cost.items() if k in ("parameters", "size_kb")},
+    }
+    timed = [{"target": name, **flat_figures({"latency_ms": figure})} for name, figure in teacher_latency.items()]
+    extra += [one | {"host": host_fingerprint()} | here for here in timed] or [one]
     table = pd.concat([rows, pd.DataFrame(extra)], ignore_index=True)
     table["versions"] = json.dumps({name: version(name) for name in PACKAGES})
     write_table(job.folder / "records.parquet", table)

@@ -58,17 +58,21 @@ class Searched:
 def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched:
     """Run trials until `search.trials` are judged, or `search.minutes` are over. Resumes where it stopped."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    begin = time.monotonic()
     judge = open_judge(job, recipe)
+    prepared = time.monotonic() - begin
     mend_journal(job.folder / JOURNAL)
     study = open_study(job, recipe, judge.name, list(benches))
+    count_preparation(study, job, prepared)
     judged_by = content_id(job.student_id, training_id(job, recipe), judge.name)
     carry_over(study, job, judged_by, benches)
     note_study(job, study, judged_by)
     enqueue_start(study, job)
     with start_workers(job, count_workers(job.spec.search.workers) - 1) as alive:
-        for trial in trials_to_run(study, job, alive):
+        for trial in trials_to_run(study, job, alive, judge.exact):
             run_trial(study, trial, job, judge, benches)
-    for trial in trials_to_run(study, job, lambda: frozenset({worker_name()})):  # what the last workers left
+    last = trials_to_run(study, job, lambda: frozenset({worker_name()}), judge.exact)
+    for trial in last:  # what the last workers left
         run_trial(study, trial, job, judge, benches)
     return summarise(study, judge)
 
@@ -78,7 +82,7 @@ def join_search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Non
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     judge = open_judge(job, recipe)
     study = open_study(job, recipe, judge.name, list(benches))
-    for trial in trials_to_run(study, job, None):
+    for trial in trials_to_run(study, job, None, judge.exact):
         run_trial(study, trial, job, judge, benches)
 
 
@@ -173,7 +177,7 @@ def far_apart(draws: Sequence[Params]) -> list[Params]:
     return [draws[i] for i in sorted(range(len(draws)), key=lambda i: int(f"{i:016b}"[::-1], 2))]
 
 
-def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None) -> Iterator[Trial]:
+def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None, exact: bool) -> Iterator[Trial]:
     """New asks until enough candidates are judged or the minutes are over (those of earlier processes count, so that
     a search that was over stays so). Who knows which workers are `alive` first takes up what others left running."""
     begin, before, first = time.monotonic(), study.user_attrs.get("seconds", 0.0), judged(study)
@@ -196,9 +200,17 @@ def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None) -> Iterato
             time.sleep(0.2)  # others run what is still wanted; some of it may be pruned
             continue
         pace = (time.monotonic() - begin) / (done - first) if done > first else None
-        job.watch(stage_of(study, job, pace))
+        job.watch(stage_of(study, job, pace, exact))
         yield study.ask()
         study.set_user_attr("seconds", before + time.monotonic() - begin)
+
+
+def count_preparation(study: optuna.Study, job: Job, seconds: float) -> None:
+    """What the engine took to get ready counts as the search's, for at most half of the minutes: some candidates are
+    judged in any case. Once: a resumed run's engine is ready."""
+    if "seconds" not in study.user_attrs:
+        most = (job.spec.search.minutes or math.inf) * 60 / 2
+        study.set_user_attr("seconds", min(seconds, most))
 
 
 def is_left(trial: FrozenTrial, alive: frozenset[str]) -> bool:
@@ -220,8 +232,9 @@ def waiting(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
-def stage_of(study: optuna.Study, job: Job, pace: float | None) -> Stage:
-    """How far the search is; `pace`: seconds a trained candidate takes, None where that is not known yet."""
+def stage_of(study: optuna.Study, job: Job, pace: float | None, exact: bool) -> Stage:
+    """How far the search is; `pace`: seconds a trained candidate takes, None where that is not known yet; `exact`:
+    its scores are those of trained students."""
     done, wanted, minutes = judged(study), trials_wanted(study, job), job.spec.search.minutes
     left = None if pace is None else (wanted - done) * pace
     if left is not None and minutes is not None:
@@ -231,7 +244,8 @@ def stage_of(study: optuna.Study, job: Job, pace: float | None) -> Stage:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         for name in trial.user_attrs.get("fits", ()):
             best[name] = better(best.get(name, trial.values[0]), trial.values[0])
-    return Stage("search", done, wanted, left, {name: best[name] for name in job.spec.budgets if name in best})
+    known = {name: best[name] for name in job.spec.budgets if name in best}
+    return Stage("search", done, wanted, left, known, about=not exact)
 
 
 def judged(study: optuna.Study) -> int:

@@ -10,6 +10,7 @@ from test_reuse import BASE, count  # noqa: F401  timings made up
 from family import students
 from family.build import build
 from family.spec import read_spec
+from reports import draw_report
 
 ONE_SEED = BASE.replace("  small: {target: cpu, size_kb: 10}\n", "").replace("trials: 6", "trials: 2")
 
@@ -53,3 +54,9 @@ def test_too_few_pairs_give_no_verdict(
     assert best["control"]["verdict"] == "no verdict"
     assert bool(best["control"]["difference"]) == bool(left)
     assert (tmp_path / "run" / "students" / "best" / "MODEL_CARD.md").exists()
+
+
+def test_a_report_says_that_there_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, ONE_SEED, monkeypatch, {1000, 1001})
+    page = draw_report(tmp_path / "run").read_text()
+    assert "not compared with labels alone, for too few paired seeds could be" in page

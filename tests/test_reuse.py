@@ -100,7 +100,8 @@ def count(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STUDENT_FAMILY_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("family.builtin_teacher.STEPS", 60)
-        patch.setattr("family.candidates.Bench", MadeUpBench)
+        for room in ("candidates", "teacher_cost"):
+            patch.setattr(f"family.{room}.Bench", MadeUpBench)
         for room in ("candidates", "finals"):
             patch.setattr(f"family.{room}.measure_memory", make_up_memory)
         patch.setattr("family.build.draw_report", lambda folder: folder)
