@@ -307,6 +307,7 @@ def summarise(study: optuna.Study, judge: Judge) -> Searched:
     count = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "fail")}
     summary = {"engine": judge.name, **judge.facts, "asked": len(rows), "trials": count["complete"]}
     summary |= {"pruned": count["pruned"], "diverged": count["fail"]}
-    summary |= {"known_from_before": sum("known" in t.user_attrs for t in trials if t.state == TrialState.COMPLETE)}
+    known = sum("known" in t.user_attrs for t in trials if t.state == TrialState.COMPLETE)
+    summary |= {"known_from_before": known} if known else {}
     summary["infeasible_share"] = count["pruned"] / max(len(rows), 1)
     return Searched(rows, summary, judge.finalists)
