@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from family.builtin_teacher import is_trained
 from family.candidates import open_benches
 from family.controls import train_controls
 from family.errors import mistake
 from family.finals import choose_students, finalist_rows, finish, measure_finalists, pick_finalists
 from family.forecast import forecast, say_forecast
-from family.job import Job, Show, open_job
+from family.job import TEACHERS, Job, Show, open_job
 from family.progress import Stage, Watch, watch_nothing
 from family.recipe import find_recipe
 from family.records import summary_table, write_family, write_search
 from family.run_folder import explain_disk_trouble, hold_run, write_json
 from family.search import search
 from family.spec import Spec
+from family.teacher_cost import measure_teacher
 from family.teachers import teacher_score
 from reports import draw_report
 
@@ -43,9 +45,12 @@ def build(spec: Spec, run: Path | None, dry_run: bool, show: Show, watch: Watch 
     folder = (run or Path("runs") / spec.name).absolute()
     with hold_run(folder), explain_disk_trouble(folder):
         freeze_input(spec, folder)
-        job = open_job(spec, folder, cache_folder(folder), show, watch)
+        job = open_job(spec, folder, cache_folder(folder), show, watch, may_train=not dry_run)
         warn_of_what_is_not_there(spec, show)
-        score_teacher(job)
+        if dry_run and not teacher_is_there(job):
+            show("note: the built-in teacher is trained by the first run, not by this dry run; it is not scored")
+        else:
+            score_teacher(job)
         if dry_run:
             told = forecast(job)
             return Outcome(0, told, folder, say_forecast(told))
@@ -61,17 +66,24 @@ def build_family(job: Job) -> Outcome:
         searched = search(job, recipe.student, benches)
         finalists = finish(job, pick_finalists(job, searched, recipe.student, benches), recipe.student)
         measured = measure_finalists(job, finalists, recipe.student, benches)
+        teacher_latency = measure_teacher(job, benches)
     rows = finalist_rows(job, finalists, recipe.student, measured)
     choices = choose_students(job, rows, finalists, recipe.student)
     chosen = {c.id: finalists[c.id] for c in choices.values() if c.status == "kept" and c.id is not None}
     train_controls(job, chosen, recipe)
     job.watch(Stage("reading test and writing the report"))
     write_search(job, searched)
-    family = write_family(job, recipe, searched, rows, choices, finalists)
+    family = write_family(job, recipe, searched, rows, choices, finalists, teacher_latency)
     page = draw_report(job.folder)
     table = summary_table(family) + f"\n\nreport: {page}"
     complete = all(entry["status"] == "kept" for entry in family["budgets"].values())
     return Outcome(0 if complete else 3, family, job.folder, table)
+
+
+def teacher_is_there(job: Job) -> bool:
+    """Whether it can be asked without training it first, which only the built-in one may need."""
+    builtin = any(teacher.path == "digits" for teacher in job.spec.teacher)
+    return not builtin or is_trained(job.task, job.cache / TEACHERS)
 
 
 def score_teacher(job: Job) -> None:

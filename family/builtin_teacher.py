@@ -45,16 +45,29 @@ class DigitsTeacher(nn.Module):
         return said.logsumexp(0) - float(np.log(MEMBERS))
 
 
-def digits_teacher(task: Any, cache: Path) -> nn.Module:
-    """Load it, or train it with every label of train and transfer and keep it.
+def is_trained(task: Any, cache: Path) -> bool:
+    """Whether an earlier run trained and kept it."""
+    return path_of(task, cache).exists()
+
+
+def path_of(task: Any, cache: Path) -> Path:
+    ids, truth = task.teacher_train_labels()
+    order = np.argsort(ids)  # however train and transfer share these rows, the teacher is the same
+    return cache / f"digits-{content_id(RECIPE, ids[order].tolist(), truth[order].tolist())}.pt"
+
+
+def digits_teacher(task: Any, cache: Path, may_train: bool = True) -> nn.Module:
+    """Load it, or train it with every label of train and transfer and keep it; not trained where it may not be.
 
     `task` offers `teacher_train_labels() -> (row ids, labels)` beside the Task protocol. The file's name
     stands for rows and labels: another split has its own teacher, which never saw that split's val and test.
     """
-    ids, truth = task.teacher_train_labels()
-    order = np.argsort(ids)  # however train and transfer share these rows, the teacher is the same
-    path = cache / f"digits-{content_id(RECIPE, ids[order].tolist(), truth[order].tolist())}.pt"
+    path = path_of(task, cache)
+    if not path.exists() and not may_train:
+        return DigitsTeacher().eval()
     if not path.exists():
+        ids, truth = task.teacher_train_labels()
+        order = np.argsort(ids)
         trained = train_teacher(labelled_images(task)[order], truth[order])
         write_beside(path, lambda beside: torch.save(trained.state_dict(), beside))
     teacher = DigitsTeacher()

@@ -24,8 +24,8 @@ PAIRED_SECONDS = 0.1  # of a candidate; what comes to the finals is measured for
 
 
 def candidate_id(job: Job, params: Params) -> str:
-    """Stands for the student untrained: its space, parameters, inputs and outputs, and seed."""
-    return content_id(job.student_id, dict(params))
+    """Stands for the student untrained: what builds it, parameters, inputs and outputs, and seed."""
+    return content_id(job.built_id, dict(params))
 
 
 def candidate_folder(job: Job, params: Params) -> Path:
@@ -128,26 +128,47 @@ def untrained_graphs(job: Job, params: Params) -> dict[str, Path]:
         graphs = export_graphs(job, module, folder, calibration_rows=16)
         return {precision: str(path.relative_to(job.folder)) for precision, path in graphs.items()}
 
-    kept = remember(folder / "graphs.json", [job.student_id, dict(params), job.precisions, opset(job)], work)
+    kept = remember(folder / "graphs.json", [job.built_id, dict(params), job.precisions, opset(job)], work)
     return {precision: job.folder / path for precision, path in kept.items()}
 
 
 def measure_untrained(job: Job, params: Params, benches: Mapping[str, Bench]) -> dict[str, Any]:
-    """`{target: {precision: {quantity: value}}}` plus what it took; written once, never retaken on resume."""
+    """`{costs: {target: {precision: {quantity: value}}}}` plus what it took; every target's figures, and every further
+    quantity's, are written once and never retaken: another target or limit measures only what is new."""
     folder = candidate_folder(job, params)
     if not (folder / "params.json").exists():
         write_json(folder / "params.json", dict(params))
+    parts = {
+        (name, part): measure_part(job, params, name, part, benches[name]) for name, part in parts_of(job, benches)
+    }
+    costs: dict[str, Any] = {name: {precision: {} for precision in job.precisions} for name in benches}
+    for (name, _), found in parts.items():
+        for precision, figures in found["figures"].items():
+            costs[name][precision] |= figures
+    return {
+        "costs": costs,
+        **{took: sum(found[took] for found in parts.values()) for took in ("export_s", "measure_s")},
+    }
+
+
+def parts_of(job: Job, benches: Mapping[str, Bench]) -> list[tuple[str, str]]:
+    """(target, what is measured and kept together): size and latency, then each quantity that budgets ask for too."""
+    return [(name, part) for name in benches for part in ("", *extra_quantities(job, name))]
+
+
+def measure_part(job: Job, params: Params, target: str, part: str, bench: Bench) -> dict[str, Any]:
+    """`{figures: {precision: {quantity: measurement}}, export_s, measure_s}`."""
 
     def work() -> dict[str, Any]:
         start = time.monotonic()
         graphs = untrained_graphs(job, params)
         exported = time.monotonic()
-        costs = {name: measure_quickly(job, name, graphs, benches[name]) for name in benches}
-        return {"costs": costs, "export_s": exported - start, "measure_s": time.monotonic() - exported}
+        figures = {precision: measure_quickly(job, target, part, path, bench) for precision, path in graphs.items()}
+        return {"figures": figures, "export_s": exported - start, "measure_s": time.monotonic() - exported}
 
-    measured = {name: [str(job.targets[name]), *extra_quantities(job, name)] for name in benches}
-    inputs = [job.student_id, dict(params), job.precisions, opset(job), measured, host_fingerprint()]
-    return dict(remember(folder / "measurements" / "untrained.json", inputs, work))
+    kept = candidate_folder(job, params) / "measurements" / f"{target}{part and '.' + part}.json"
+    inputs = [job.built_id, dict(params), job.precisions, opset(job), str(job.targets[target]), host_fingerprint()]
+    return dict(remember(kept, inputs, work))
 
 
 def extra_quantities(job: Job, target: str) -> list[str]:
@@ -157,18 +178,15 @@ def extra_quantities(job: Job, target: str) -> list[str]:
     return sorted(asked & {"latency_p95_ms", "memory_mb"})
 
 
-def measure_quickly(job: Job, target: str, graphs: Mapping[str, Path], bench: Bench) -> dict[str, Any]:
-    """Size, paired latency, and memory where a budget limits it, per precision."""
-    extra = extra_quantities(job, target)
-    costs: dict[str, Any] = {}
-    for precision, path in graphs.items():
+def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Bench) -> dict[str, Any]:
+    """Of one file the quantities of one part: size and paired latency, or what a budget limits beside them."""
+    if part == "latency_p95_ms":
+        figures = bench.direct(path, PAIRED_SECONDS)
+    elif part == "memory_mb":
+        figures = [measure_memory(path, job.targets[target], write_feeds(job))]
+    else:
         figures = [measure_size(path, job.targets[target]), bench.paired(path, PAIRED_SECONDS)]
-        if "latency_p95_ms" in extra:
-            figures += bench.direct(path, PAIRED_SECONDS)
-        if "memory_mb" in extra:
-            figures.append(measure_memory(path, job.targets[target], write_feeds(job)))
-        costs[precision] = {figure.quantity: measurement_to_dict(figure) for figure in figures}
-    return costs
+    return {figure.quantity: measurement_to_dict(figure) for figure in figures}
 
 
 def violation(job: Job, costs: Mapping[str, Any]) -> float:
@@ -206,3 +224,16 @@ def limits_and_figures(
         limits = cost_limits(budget)
         for figures in costs.get(budget.target, {}).values():
             yield limits, figures
+
+
+def drawn_without_limits(job: Job, number: int) -> bool:
+    """Budgets without limits get every n-th draw, n being the number of budgets."""
+    free = [not cost_limits(b) for b in job.spec.budgets.values()]
+    return free[number % len(free)]
+
+
+def told_cost(job: Job, costs: Mapping[str, Any], target: str) -> float:
+    """The target's main cost at the cheapest precision that keeps some budget there; of all where none does."""
+    cost = job.spec.main_cost(target)
+    kept = [figures for limits, figures in limits_and_figures(job, costs, target) if over_limits(figures, limits) <= 0]
+    return float(min(figures[cost]["value"] for figures in kept or costs[target].values()))

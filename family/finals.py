@@ -182,39 +182,28 @@ def measure_finalists(
 ) -> dict[str, dict[str, Any]]:
     """`{id: {target: {precision: {quantity: measurement}}}}` of the trained files, with nothing else running.
 
-    Those of a file are written once and never retaken on the same host; what is new is timed together, in the
-    same fresh processes.
+    Those of a file on a target are written once and never retaken on the same host; what is new on a target is timed
+    together, in the same fresh processes.
     """
-    measured, new = {}, {}
-    for identity, params in finalists.items():
-        path, inputs = measuring_inputs(job, params, recipe, benches)
-        kept = recall(path, inputs)
-        if kept is None:
-            new[identity] = params
-        else:
-            measured[identity] = kept
     job.watch(Stage(f"measuring {len(finalists)} finalists, nothing else running"))
-    latencies = {name: time_afresh(job, new, recipe, name, bench) for name, bench in benches.items()}
-    for identity, params in new.items():
-        path, inputs = measuring_inputs(job, params, recipe, benches)
-        figures = {
-            name: {
-                precision: measure_file(job, name, path.parent / precision / "model.onnx", bench, latencies[name])
-                for precision in job.precisions
-            }
-            for name, bench in benches.items()
-        }
-        measured[identity] = remember(path, inputs, partial(dict, figures))
+    measured: dict[str, dict[str, Any]] = {identity: {} for identity in finalists}
+    for name, bench in benches.items():
+        places = {i: measuring_inputs(job, params, recipe, name) for i, params in finalists.items()}
+        new = {i: params for i, params in finalists.items() if recall(*places[i]) is None}
+        latencies = time_afresh(job, new, recipe, name, bench)
+        for identity, params in finalists.items():
+            folder = trained_folder(job, params, recipe)
+            measure = partial(measure_files, job, name, folder, bench, latencies)
+            measured[identity][name] = remember(*places[identity], measure)
     return measured
 
 
-def measuring_inputs(
-    job: Job, params: Mapping[str, Any], recipe: Training, benches: Mapping[str, Bench]
-) -> tuple[Path, list[Any]]:
-    """Where a finalist's measurements are kept, and what they depend on: its files, the targets, the host."""
+def measuring_inputs(job: Job, params: Mapping[str, Any], recipe: Training, target: str) -> tuple[Path, list[Any]]:
+    """Where a finalist's measurements on a target are kept, and what they depend on: its files, the target, the
+    host."""
     hashes = {p: a["sha256"] for p, a in export_trained(job, params, recipe).items()}
-    targets = {name: str(job.targets[name]) for name in benches}
-    return trained_folder(job, params, recipe) / "measurements.json", [hashes, targets, host_fingerprint()]
+    path = trained_folder(job, params, recipe) / "measurements" / f"{target}.json"
+    return path, [hashes, str(job.targets[target]), host_fingerprint()]
 
 
 def time_afresh(
@@ -226,6 +215,13 @@ def time_afresh(
     folders = [trained_folder(job, params, recipe) for params in finalists.values()]
     paths = [folder / precision / "model.onnx" for folder in folders for precision in job.precisions]
     return dict(zip(paths, bench.paired_afresh(paths), strict=True)) if paths else {}
+
+
+def measure_files(
+    job: Job, target: str, folder: Path, bench: Bench, latencies: Mapping[Path, Measurement]
+) -> dict[str, Any]:
+    """`{precision: {quantity: measurement}}` of a trained student's files."""
+    return {p: measure_file(job, target, folder / p / "model.onnx", bench, latencies) for p in job.precisions}
 
 
 def measure_file(

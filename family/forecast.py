@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from family import spaces, tune
+from family import recipe, spaces, tune
 from family.candidates import measure_untrained, open_benches, over_limits
+from family.engines import ANCHORS, SHORT
 from family.job import Job, cost_limits
+from family.losses import losses_for
 from family.progress import Stage
+from family.sampling import even_draws
+from family.starts import SHARING
+from family.supernet import POOL, CannotRank, check_nesting
 
 SIZES = {"smallest": spaces.smallest, "middle": spaces.middle, "largest": spaces.largest}
-SHORT_RUNS = 12  # trainings' worth of learning rate and bake-off,
-LENGTH_RUNS = 12  # and of the trials of lengths, where none is given
+FINALISTS = 2  # trained in full for a budget, about, where the search has not done so
+LENGTH_RUNS = 12  # full trainings' worth of the trials of lengths, where none is given
+SHARED = 1.5  # of shared weights: two students a step, one of them the smallest
 
 
 def forecast(job: Job) -> dict[str, Any]:
@@ -31,7 +38,20 @@ def forecast(job: Job) -> dict[str, Any]:
             seconds += (found["export_s"] + found["measure_s"]) / len(SIZES)
             students[size] = {"params": params, "budgets": fit_budgets(job, found["costs"])}
     step = seconds_per_step(job, spaces.middle(job.space))
-    return {"students": students, "forecast": forecast_time(job, seconds, step)}
+    return {"students": students, "forecast": forecast_time(job, likely_engine(job), seconds, step)}
+
+
+def likely_engine(job: Job) -> str:
+    """What will judge the candidates: `auto` takes shared weights where the space nests, unless they rank badly, which
+    only training tells."""
+    engine = job.spec.search.engine
+    if engine != "auto":
+        return engine
+    try:
+        check_nesting(job, even_draws(job, POOL))
+    except CannotRank:
+        return "halving"
+    return "auto"
 
 
 def fit_budgets(job: Job, costs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -57,18 +77,70 @@ def seconds_per_step(job: Job, params: dict[str, Any]) -> float:
     return (time.monotonic() - start) / count
 
 
-def forecast_time(job: Job, measuring: float, step: float) -> dict[str, Any]:
-    """Minutes of the whole run, the search within its own minutes; `measuring`: seconds a candidate, `step`: a step."""
-    trials, seeds = job.spec.search.trials, job.spec.distill.control_seeds
+@dataclass(frozen=True)
+class Work:
+    """What an engine trains, in full trainings: to get ready, for each candidate, and for the finals."""
+
+    ready: float
+    each: float
+    finals: float
+
+
+def work_of(engine: str, trials: int, budgets: int) -> Work:
+    """`auto` is shared weights with their check; a step of theirs takes two students, one of them the smallest."""
+    finals = float(min(trials, FINALISTS * budgets))
+    return {
+        "tpe": Work(0.0, 1.0, 0.0),
+        "halving": Work(0.0, 1 / SHORT, finals),
+        "supernet": Work(SHARED, 0.0, finals),
+        "auto": Work(SHARED + ANCHORS / SHORT, 0.0, finals),
+    }[engine]
+
+
+def forecast_time(job: Job, engine: str, measuring: float, step: float) -> dict[str, Any]:
+    """Minutes of the whole run, the search within its own minutes; `measuring`: seconds a candidate, `step`: a step.
+
+    `trainings`: how many full ones all training amounts to; `minutes_at_most`: where `auto` falls back to short runs.
+    """
     steps = job.spec.distill.steps
-    tuning = SHORT_RUNS if isinstance(steps, int) else SHORT_RUNS + LENGTH_RUNS
     if not isinstance(steps, int):
         middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, job.spec.seed)
         steps = tune.auto_steps(middle, job.task)
-    rest = tuning + 2 * seeds * len(job.spec.budgets)
-    search = (trials * (steps * step + 2 * measuring)) / 60
-    minutes = min(search, job.spec.search.minutes or search) + rest * steps * step / 60
-    return {"minutes": round(minutes, 1), "trainings": trials + rest, "steps": steps, "step_ms": 1000 * step}
+    trials, budgets = job.spec.search.trials, len(job.spec.budgets)
+    seeds = job.spec.distill.control_seeds
+    rest = short_runs(job) + 2 * seeds * budgets
+    if engine in SHARING:  # for both ways: where students begin, on two of them, and shared weights of each paired seed
+        rest += 2 * (2 + SHARED * (1 + seeds))
+    work, back = work_of(engine, trials, budgets), work_of("halving", trials, budgets)
+    work_at_most = Work(work.ready, back.each, back.finals) if engine == "auto" else work
+
+    def minutes(work: Work) -> float:
+        bound = job.spec.search.minutes or float("inf")
+        ready = work.ready * steps * step / 60
+        candidates = trials * (work.each * steps * step + 2 * measuring) / 60
+        search = min(ready + candidates, max(bound, ready + bound / 2))
+        return round(search + (work.finals + rest) * steps * step / 60, 1)
+
+    trainings = work.ready + trials * work.each + work.finals + rest
+    found = {"engine": engine, "minutes": minutes(work), "minutes_at_most": minutes(work_at_most)}
+    return found | {"trainings": round(trainings), "steps": steps, "step_ms": 1000 * step}
+
+
+def short_runs(job: Job) -> float:
+    """Full trainings that learning rate and length (of students and controls, on two sizes) and bake-off amount to."""
+    asked = job.spec.distill
+    rates = 2 * 2 * len(recipe.GRID) / recipe.SHORT if asked.learning_rate == "auto" else 0.0
+    kind = job.task.kind
+    rates += LENGTH_RUNS if asked.steps == "auto" else 0
+    return rates + (len(losses_for(kind)) + len(recipe.TEMPERATURES) if asked.loss == "auto" else 0)
+
+
+JUDGES = {
+    "tpe": "every candidate trained in full",
+    "halving": "candidates judged by short runs",
+    "supernet": "candidates judged by shared weights",
+    "auto": "candidates judged by shared weights",
+}
 
 
 def say_forecast(told: Mapping[str, Any]) -> str:
@@ -83,9 +155,11 @@ def say_forecast(told: Mapping[str, Any]) -> str:
             least = min(each[name]["over"] for each in budgets)
             lines.append(f"warning: none of these fits {name}; the nearest is over by {say_share(least)}")
     time_ = told["forecast"]
+    least, most = (max(1, round(time_[key])) for key in ("minutes", "minutes_at_most"))
+    known = f", up to {most} if shared weights do not rank well here" if most > least else ""
     lines.append(
-        f"forecast: about {max(1, round(time_['minutes']))} minutes "
-        f"({time_['trainings']} trainings of {time_['steps']} steps at {time_['step_ms']:.1f} ms)"
+        f"forecast: about {least} minutes{known} (as much as {time_['trainings']} trainings of {time_['steps']} steps "
+        f"at {time_['step_ms']:.1f} ms; {JUDGES[time_['engine']]})"
     )
     return "\n".join(lines)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from family.train import pick_device
 from family.types import StudentSpace, Task, Teacher
 
 Show = Callable[[str], None]
+TEACHERS = "teachers"  # in the cache folder: those that a run trained
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,14 @@ class Job:
 
     @property
     def student_id(self) -> str:
-        """Stands for the space and for what its students take and give."""
-        return content_id(
-            self.space.name,
-            self.space.fingerprint,
-            {k: str(v) for k, v in self.space.dims.items()},
-            str(self.task.body),
-            str(self.task.front),
-            self.spec.seed,
-        )
+        """Stands for the space, its dimensions included, and for what its students take and give."""
+        return content_id(self.built_id, {k: str(v) for k, v in self.space.dims.items()})
+
+    @property
+    def built_id(self) -> str:
+        """Stands for what one student is built by: the same for a wider or narrower choice of them."""
+        space, task = self.space, self.task
+        return content_id(space.name, space.fingerprint, str(task.body), str(task.front), self.spec.seed)
 
     def measured_targets(self) -> list[str]:
         """Targets that a budget names and that can be measured here, in the file's order."""
@@ -85,11 +85,15 @@ class Job:
         return score_outputs(self.teacher, self.task, split, self.cache / "soft-targets")
 
 
-def open_job(spec: Spec, folder: Path, cache: Path, show: Show, watch: Watch = watch_nothing) -> Job:
-    """Open data, teacher, space and targets; raises Mistakes with what does not fit, before any work."""
+def open_job(
+    spec: Spec, folder: Path, cache: Path, show: Show, watch: Watch = watch_nothing, may_train: bool = True
+) -> Job:
+    """Open data, teacher, space and targets; raises Mistakes with what does not fit, before any work. `may_train`:
+    the built-in teacher, where no run has trained it yet."""
     task = open_task(data_options(spec), cache / "data")
     say_all(show, task.notes, task.warnings)
-    teacher = open_teacher(teacher_options(spec), task, spec.folder, cache / "teachers")
+    teachers = [replace(one, may_train=may_train) for one in teacher_options(spec)]
+    teacher = open_teacher(teachers, task, spec.folder, cache / TEACHERS)
     check_teacher(teacher, task)
     say_all(show, teacher.notes, ())
     space = spaces.open_space(spec.students.space, spec.students.dims, spec.folder, task)

@@ -40,7 +40,7 @@ class Recipe:
 
 def find_recipe(job: Job) -> Recipe:
     """Find the learning rates and the loss, once per teacher, data, space and settings."""
-    asked = job.spec.distill.model_dump()
+    asked = job.spec.distill.model_dump(exclude={"control_seeds"})  # of no concern here
     inputs = [job.student_id, job.task.fingerprint, job.task.score.name, job.teacher.fingerprint, asked, job.spec.seed]
     inputs.append(job.spec.search.engine)
     kept = remember(job.folder / "recipe.json", inputs, lambda: bake(job))

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark import host
+from benchmark import host, host_fingerprint
 from export import describe, front_data, write_student
 from family import spaces
-from family.controls import compare, judge, paired_trainings, read_test
+from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
+from family.finals import flat_figures
 from family.job import Job, limits_of
 from family.recipe import Recipe
 from family.run_folder import without_nan, write_beside, write_json, write_table
@@ -64,6 +65,7 @@ def write_family(
     rows: pd.DataFrame,
     choices: Mapping[str, Choice],
     finalists: Finalists,
+    teacher_latency: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Read test for the chosen, their controls and the teacher, and write everything a report is drawn from."""
     write_environment(job)
@@ -73,7 +75,7 @@ def write_family(
     verdicts = judge(job, compared, recipe)
     teacher = {split: score(job, split, job.teacher_outputs(split)) for split in ("val", "test")}
     rows = add_test_scores(job, rows, chosen, finalists, recipe.student)
-    write_records(job, rows, teacher, compared, finalists)
+    write_records(job, rows, teacher, compared, teacher_latency)
     write_predictions(job, recipe, chosen, finalists)
     write_test_rows(job)
     entries = {
@@ -85,7 +87,7 @@ def write_family(
         "name": job.spec.name,
         "score": {"name": job.task.score.name, "higher_is_better": job.task.score.higher_is_better},
         "teacher": {s: as_dict(v) for s, v in teacher.items()}
-        | {"val_augmented": job.augmented_score(), "cost": dict(job.teacher.cost)},
+        | {"val_augmented": job.augmented_score(), "cost": teacher_cost(job, teacher_latency)},
         "budgets": entries,
         "frontier": frontiers(job, rows),
         "targets": {n: {"main_cost": job.spec.main_cost(n), "unavailable": job.skipped.get(n)} for n in job.targets},
@@ -100,10 +102,17 @@ def write_family(
         "data": job.task.describe(),
         "test_reads": reads,
         "notes": [*job.task.notes, *job.teacher.notes],
-        "warnings": list(job.task.warnings),
+        "warnings": [*job.task.warnings, *say_left_out(compared)],
     }
     write_json(job.folder / "family.json", without_nan(family))
     return json.loads((job.folder / "family.json").read_text())  # type: ignore[no-any-return]
+
+
+def teacher_cost(job: Job, latency: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What is known of the teacher: parameters, size_kb, and where it was timed `latency_ms` by target."""
+    known = dict(job.teacher.cost)
+    timed = {name: {k: one[k] for k in ("value", "low", "high", "provenance")} for name, one in latency.items()}
+    return known | ({"latency_ms": timed} if timed else {})
 
 
 def winner(choice: Choice) -> tuple[str, str]:
@@ -138,28 +147,31 @@ def write_records(
     rows: pd.DataFrame,
     teacher: Mapping[str, Interval],
     compared: Mapping[tuple[str, str], Mapping[str, Any]],
-    finalists: Finalists,
+    teacher_latency: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """One row per student × precision × target; controls and the teacher beside them."""
+    """One row per student × precision × target; controls and the teacher beside them, the teacher a row per target
+    where it was timed."""
     extra: list[dict[Any, Any]] = []
     for (identity, precision), found in compared.items():
+        if found["difference"] is None:
+            continue
         same = rows[(rows["id"] == identity) & (rows["precision"] == precision)]
         extra += [row | control_row(row, found) for row in same.to_dict("records")]
     val, test = teacher["val"], teacher["test"]
-    extra.append(
-        {
-            "id": "teacher",
-            "role": "teacher",
-            "finalist": False,
-            "val": val.value,
-            "val_low": val.low,
-            "val_high": val.high,
-            "test": test.value,
-            "test_low": test.low,
-            "test_high": test.high,
-            **{k: v for k, v in job.teacher.cost.items() if k in ("parameters", "size_kb")},
-        }
-    )
+    one = {
+        "id": "teacher",
+        "role": "teacher",
+        "finalist": False,
+        "val": val.value,
+        "val_low": val.low,
+        "val_high": val.high,
+        "test": test.value,
+        "test_low": test.low,
+        "test_high": test.high,
+        **{k: v for k, v in job.teacher.cost.items() if k in ("parameters", "size_kb")},
+    }
+    timed = [{"target": name, **flat_figures({"latency_ms": figure})} for name, figure in teacher_latency.items()]
+    extra += [one | {"host": host_fingerprint()} | here for here in timed] or [one]
     table = pd.concat([rows, pd.DataFrame(extra)], ignore_index=True)
     table["versions"] = json.dumps({name: version(name) for name in PACKAGES})
     write_table(job.folder / "records.parquet", table)
@@ -191,7 +203,7 @@ def write_predictions(job: Job, recipe: Recipe, chosen: set[tuple[str, str]], fi
             if precision != "fp32" and "fp32" in job.precisions:
                 plain = outputs_of(job, params, recipe.student, "fp32", split)
                 tables.append(prediction_rows(job, split, f"fp32:{identity}", "fp32", recipe.student.seed, plain))
-            for _, control in paired_trainings(job, recipe):
+            for _, control in faithful_pairs(job, params, recipe):
                 outputs = outputs_of(job, params, control, precision, split)
                 tables.append(prediction_rows(job, split, f"control:{identity}", precision, control.seed, outputs))
     write_table(job.folder / "predictions.parquet", pd.concat(tables, ignore_index=True))
@@ -270,6 +282,7 @@ def budget_entry(
     here = (rows["id"] == key[0]) & (rows["precision"] == key[1]) & (rows["target"] == budget.target)
     row: dict[Any, Any] = rows[here].iloc[0].to_dict()
     found = compared[key]
+    gap = found["difference"]
     entry = base | {
         "status": "kept",
         "student": f"students/{name}",
@@ -283,9 +296,10 @@ def budget_entry(
         "control": {
             "test": {"value": found["control"]},
             "student_mean": found["student"],
-            "difference": as_dict(found["difference"]) | {"p": found["difference"].p},
-            "detectable": found["difference"].detectable,
+            "difference": as_dict(gap) | {"p": gap.p} if gap else {},
+            "detectable": gap.detectable if gap else None,
             "verdict": verdicts[key],
+            "left_out_seeds": list(found["left_out"]),
         },
         "against_teacher": as_dict(against_teacher(job, params, key[1], recipe)),
         "runner_up": choice.runner_up,
@@ -295,6 +309,16 @@ def budget_entry(
     }
     write_student_folder(job, name, entry, params, recipe.student)
     return entry
+
+
+def say_left_out(compared: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+    """A line for every paired seed that could not be compared, once a student."""
+    lines = {
+        f"Seed {seed} of student {identity} is left out of its comparison with labels alone; {why}."
+        for (identity, _), found in compared.items()
+        for seed, why in found["left_out"].items()
+    }
+    return sorted(lines)
 
 
 def against_teacher(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe) -> Any:
@@ -413,9 +437,7 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
 
 - {measure} on {job.task.rows("test")} held-out test rows: {test["value"]:.4f}
   (95 % interval {test["low"]:.4f} to {test["high"]:.4f})
-- against the same student trained on labels alone: {say_verdict(entry)}
-  (difference {control["difference"]["value"]:+.4f}, smallest difference this test
-  could have shown {control["detectable"]:.4f})
+- against the same student trained on labels alone: {say_verdict(entry)}{say_gap(control)}
 {limits}
 
 ## Limits of use
@@ -424,6 +446,14 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
   {job.task.rows("transfer")} unlabelled rows.
 - Inputs unlike those give confident answers that mean nothing. Scores hold for data like the test rows.
 """
+
+
+def say_gap(control: Mapping[str, Any]) -> str:
+    """The difference from labels alone in brackets, where some pair could be compared."""
+    if not control["difference"]:
+        return ""
+    difference, detectable = control["difference"]["value"], control["detectable"]
+    return f"\n  (difference {difference:+.4f}, smallest difference this test\n  could have shown {detectable:.4f})"
 
 
 def summary_table(family: Mapping[str, Any]) -> str:
@@ -468,4 +498,6 @@ ONE_SEED = {
 def say_verdict(entry: Mapping[str, Any]) -> str:
     """The verdict; with one seed no more than is known, which is about two models and not about a method."""
     verdict = str(entry["control"]["verdict"])
+    if verdict == NO_VERDICT:
+        return f"{verdict}, too few paired seeds could be compared"
     return f"{ONE_SEED.get(verdict, verdict)} (one seed)" if len(entry["seeds"]) == 1 else verdict

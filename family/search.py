@@ -25,14 +25,15 @@ from family import spaces
 from family.candidates import (
     budgets_kept,
     candidate_id,
-    limits_and_figures,
+    drawn_without_limits,
     measure_untrained,
     opset,
-    over_limits,
+    told_cost,
     violation,
 )
+from family.carry import carry_over, note_study
 from family.engines import Judge, calibrate, open_judge
-from family.job import Job, cost_limits, limits_of
+from family.job import Job, limits_of
 from family.progress import Stage
 from family.run_folder import content_id, write_beside
 from family.sampling import even_draws
@@ -58,14 +59,21 @@ class Searched:
 def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched:
     """Run trials until `search.trials` are judged, or `search.minutes` are over. Resumes where it stopped."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    begin = time.monotonic()
     judge = open_judge(job, recipe)
+    prepared = time.monotonic() - begin
     mend_journal(job.folder / JOURNAL)
     study = open_study(job, recipe, judge.name, list(benches))
+    count_preparation(study, job, prepared)
+    judged_by = content_id(job.student_id, training_id(job, recipe), judge.name)
+    carry_over(study, job, judged_by, benches)
+    note_study(job, study, judged_by)
     enqueue_start(study, job)
     with start_workers(job, count_workers(job.spec.search.workers) - 1) as alive:
-        for trial in trials_to_run(study, job, alive):
+        for trial in trials_to_run(study, job, alive, judge.exact):
             run_trial(study, trial, job, judge, benches)
-    for trial in trials_to_run(study, job, lambda: frozenset({worker_name()})):  # what the last workers left
+    last = trials_to_run(study, job, lambda: frozenset({worker_name()}), judge.exact)
+    for trial in last:  # what the last workers left
         run_trial(study, trial, job, judge, benches)
     return summarise(study, judge, calibrate(job, recipe, judge))
 
@@ -75,12 +83,13 @@ def join_search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Non
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     judge = open_judge(job, recipe)
     study = open_study(job, recipe, judge.name, list(benches))
-    for trial in trials_to_run(study, job, None):
+    for trial in trials_to_run(study, job, None, judge.exact):
         run_trial(study, trial, job, judge, benches)
 
 
 def open_study(job: Job, recipe: Training, engine: str, targets: list[str]) -> optuna.Study:
-    """The study of this space, recipe, engine, set of budgets and host; an earlier process's is taken up."""
+    """The study of this space, recipe, engine, set of budgets and host; an earlier process's is taken up. What studies
+    of other budgets know is carried into a new one (`carry.py`)."""
     storage = JournalStorage(JournalFileBackend(str(job.folder / JOURNAL)))
     direction = StudyDirection.MAXIMIZE if job.task.score.higher_is_better else StudyDirection.MINIMIZE
     return optuna.create_study(
@@ -169,11 +178,12 @@ def far_apart(draws: Sequence[Params]) -> list[Params]:
     return [draws[i] for i in sorted(range(len(draws)), key=lambda i: int(f"{i:016b}"[::-1], 2))]
 
 
-def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None) -> Iterator[Trial]:
+def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None, exact: bool) -> Iterator[Trial]:
     """New asks until enough candidates are judged or the minutes are over (those of earlier processes count, so that
     a search that was over stays so). Who knows which workers are `alive` first takes up what others left running."""
     begin, before, first = time.monotonic(), study.user_attrs.get("seconds", 0.0), judged(study)
-    most, minutes = job.spec.search.trials * ASKS_PER_TRIAL, job.spec.search.minutes
+    wanted, minutes = trials_wanted(study, job), job.spec.search.minutes
+    most = wanted * ASKS_PER_TRIAL
     while True:
         living = alive() if alive else frozenset()
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -182,18 +192,26 @@ def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None) -> Iterato
         if left:
             yield Trial(study, left[0]._trial_id)
             continue
-        if done >= job.spec.search.trials or len(study.get_trials(deepcopy=False)) - waiting(study) >= most:
+        if done >= wanted or len(study.get_trials(deepcopy=False)) - waiting(study) >= most:
             return
         if minutes is not None and study.user_attrs.get("seconds", 0.0) > minutes * 60:
             job.show(f"search: stopped after {minutes:g} minutes")
             return
-        if done + len(running) >= job.spec.search.trials:
+        if done + len(running) >= wanted:
             time.sleep(0.2)  # others run what is still wanted; some of it may be pruned
             continue
         pace = (time.monotonic() - begin) / (done - first) if done > first else None
-        job.watch(stage_of(study, job, pace))
+        job.watch(stage_of(study, job, pace, exact))
         yield study.ask()
         study.set_user_attr("seconds", before + time.monotonic() - begin)
+
+
+def count_preparation(study: optuna.Study, job: Job, seconds: float) -> None:
+    """What the engine took to get ready counts as the search's, for at most half of the minutes: some candidates are
+    judged in any case. Once: a resumed run's engine is ready."""
+    if "seconds" not in study.user_attrs:
+        most = (job.spec.search.minutes or math.inf) * 60 / 2
+        study.set_user_attr("seconds", min(seconds, most))
 
 
 def is_left(trial: FrozenTrial, alive: frozenset[str]) -> bool:
@@ -206,13 +224,19 @@ def is_left(trial: FrozenTrial, alive: frozenset[str]) -> bool:
     return worker not in alive or worker == worker_name()
 
 
+def trials_wanted(study: optuna.Study, job: Job) -> int:
+    """How many are to be judged in all; with more than that known from before, those too."""
+    return job.spec.search.trials + int(study.user_attrs.get("beyond", 0))
+
+
 def waiting(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
-def stage_of(study: optuna.Study, job: Job, pace: float | None) -> Stage:
-    """How far the search is; `pace`: seconds a trained candidate takes, None where that is not known yet."""
-    done, wanted, minutes = judged(study), job.spec.search.trials, job.spec.search.minutes
+def stage_of(study: optuna.Study, job: Job, pace: float | None, exact: bool) -> Stage:
+    """How far the search is; `pace`: seconds a trained candidate takes, None where that is not known yet; `exact`:
+    its scores are those of trained students."""
+    done, wanted, minutes = judged(study), trials_wanted(study, job), job.spec.search.minutes
     left = None if pace is None else (wanted - done) * pace
     if left is not None and minutes is not None:
         left = min(left, max(0.0, minutes * 60 - study.user_attrs.get("seconds", 0.0)))
@@ -221,7 +245,8 @@ def stage_of(study: optuna.Study, job: Job, pace: float | None) -> Stage:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         for name in trial.user_attrs.get("fits", ()):
             best[name] = better(best.get(name, trial.values[0]), trial.values[0])
-    return Stage("search", done, wanted, left, {name: best[name] for name in job.spec.budgets if name in best})
+    known = {name: best[name] for name in job.spec.budgets if name in best}
+    return Stage("search", done, wanted, left, known, about=not exact)
 
 
 def judged(study: optuna.Study) -> int:
@@ -260,19 +285,6 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, benches
     job.show(f"trial {trial.number}: {describe(params)}  {val} {score:.4f}, {told}")
 
 
-def drawn_without_limits(job: Job, number: int) -> bool:
-    """Budgets without limits get every n-th draw, n being the number of budgets."""
-    free = [not cost_limits(b) for b in job.spec.budgets.values()]
-    return free[number % len(free)]
-
-
-def told_cost(job: Job, costs: Mapping[str, Any], target: str) -> float:
-    """The target's main cost at the cheapest precision that keeps some budget there; of all where none does."""
-    cost = job.spec.main_cost(target)
-    kept = [figures for limits, figures in limits_and_figures(job, costs, target) if over_limits(figures, limits) <= 0]
-    return float(min(figures[cost]["value"] for figures in kept or costs[target].values()))
-
-
 def describe(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items())
 
@@ -296,5 +308,7 @@ def summarise(study: optuna.Study, judge: Judge, calibration: list[tuple[float, 
     count = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "fail")}
     summary = {"engine": judge.name, **judge.facts, "asked": len(rows), "trials": count["complete"]}
     summary |= {"pruned": count["pruned"], "diverged": count["fail"]}
+    known = sum("known" in t.user_attrs for t in trials if t.state == TrialState.COMPLETE)
+    summary |= {"known_from_before": known} if known else {}
     summary["infeasible_share"] = count["pruned"] / max(len(rows), 1)
     return Searched(rows, summary, calibration, judge.exact)

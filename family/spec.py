@@ -260,7 +260,8 @@ class SearchSpec(Part):
     trials: Count = 60
     """Candidates ranked or trained; those pruned before training do not count."""
     minutes: Positive | None = 20
-    """Bounds the search; finals and controls always complete."""
+    """Bounds the search, what its engine trains to get ready included (for half of them at most); finals and controls
+    always complete."""
     engine: Literal["auto", "supernet", "halving", "tpe"] = "auto"
     """What judges a candidate: weights that all students share, a short run, a full training; auto: the first that can
     be trusted."""

@@ -94,6 +94,21 @@ def export_trained(job: Job, params: Mapping[str, Any], training: Training) -> d
     return dict(remember(folder / "artifacts.json", [training_id(job, training), job.precisions, opset(job)], work))
 
 
+def why_unfaithful(job: Job, params: Mapping[str, Any], training: Training) -> str | None:
+    """Why the files of the trained student are not what was trained, found once; None where they are."""
+
+    def work() -> dict[str, str | None]:
+        try:
+            export_trained(job, params, training)
+        except Unfaithful as problem:
+            return {"why": str(problem)}
+        return {"why": None}
+
+    inputs = [training_id(job, training), job.precisions, opset(job)]
+    why: str | None = remember(trained_folder(job, params, training) / "faithful.json", inputs, work)["why"]
+    return why
+
+
 class Unfaithful(ArithmeticError):
     """An exported file whose outputs are not those of the module it was made from."""
 

@@ -48,6 +48,7 @@ class TeacherOptions:
     licence: str | None = None
     origin: str | None = None
     device: str = "cpu"  # of a torch factory's module
+    may_train: bool = True  # the built-in one, where it is not there yet
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +241,14 @@ def open_onnx(options: TeacherOptions, task: Task, folder: Path, cache: Path) ->
     return Asked(ask, hash_files(files), cost=cost, notes=notes)
 
 
+def onnx_feed(options: TeacherOptions, task: Task, folder: Path) -> dict[str, np.ndarray]:
+    """The first validation row as the file takes it, by input name."""
+    session = onnxruntime.InferenceSession(str(file_of(options, folder)), providers=["CPUExecutionProvider"])
+    takes = order_inputs(session.get_inputs(), list(task.raw("train", np.arange(1))))
+    arrays = task.teacher_inputs("val", np.arange(1), 0, options.preprocess)
+    return {i.name: cast(a, i, options) for i, a in zip(takes, arrays, strict=True)}
+
+
 def external_files(model: onnx.ModelProto, folder: Path) -> list[Path]:
     """The files that hold weights beside the model."""
     names = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
@@ -381,7 +390,7 @@ def open_digits(options: TeacherOptions, task: Task, folder: Path, cache: Path) 
     if task.classes != tuple(str(i) for i in range(10)) or not hasattr(task, "teacher_train_labels"):
         raise mistake("teacher", "'digits' teaches the built-in data 'digits' alone.")
     refuse_preprocess(options, "the built-in teacher, which has its own")
-    module = digits_teacher(task, cache)
+    module = digits_teacher(task, cache, options.may_train)
     asked = ask_module(module, options, task, hash_weights(module))
     note = "teacher: built in, trained with all labels of train; students keep those of data.keep_labels"
     return replace(asked, notes=(note,))

@@ -199,6 +199,8 @@ def say_control(run: Run, budget: Mapping[str, Any]) -> str:
         return ""
     if verdict == "labels alone chosen":
         return "trained on labels alone, which won the bake-off"
+    if verdict == "no verdict":
+        return "not compared with labels alone, for too few paired seeds could be"
     amount = say_gap(run.score, abs(gap.get("value") or 0.0))
     span = f" (95 %: {say_range(run.score, gap)})" if gap.get("low") is not None else ""
     if verdict == "no difference shown":

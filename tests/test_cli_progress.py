@@ -10,6 +10,7 @@ import pytest
 import family.build
 from family.build import Outcome
 from family.cli import main
+from family.engines import ENGINES
 from family.forecast import fit_budgets, forecast_time, say_forecast
 from family.progress import Progress, Stage, spell
 from family.spec import read_spec
@@ -48,6 +49,8 @@ def test_the_status_says_how_far_and_how_long() -> None:
     assert show.status() == "now: search · 1:00 · 0 of 6"
     show.watch(Stage("search", 2, 6, 120.0, {"tiny": 0.9, "best": 0.95}))
     assert show.status() == ("now: search · 1:00 · 2 of 6 · at most about 2:00 left · best val: tiny 0.900, best 0.950")
+    show.watch(Stage("search", 2, 6, None, {"best": 0.95}, about=True))
+    assert show.status().endswith("best val about: best 0.950")
 
 
 def test_a_terminal_gets_one_line_that_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +83,14 @@ TOLD = {
             },
         }
     },
-    "forecast": {"minutes": 3.6, "trainings": 42, "steps": 300, "step_ms": 20.61},
+    "forecast": {
+        "engine": "auto",
+        "minutes": 3.6,
+        "minutes_at_most": 6.2,
+        "trainings": 42,
+        "steps": 300,
+        "step_ms": 20.61,
+    },
 }
 
 
@@ -89,7 +99,8 @@ def test_a_forecast_in_words() -> None:
         "smallest student (width 4, depth 1): tiny over by 35 times the limit, far over by 40%, a b fits, pi skipped",
         "warning: none of these fits tiny; the nearest is over by 35 times the limit",
         "warning: none of these fits far; the nearest is over by 40%",
-        "forecast: about 4 minutes (42 trainings of 300 steps at 20.6 ms)",
+        "forecast: about 4 minutes, up to 6 if shared weights do not rank well here (as much as 42 trainings of "
+        "300 steps at 20.6 ms; candidates judged by shared weights)",
     ]
 
 
@@ -110,9 +121,21 @@ def test_the_minutes_of_the_search_bound_its_forecast(tmp_path: Path) -> None:
     found = []
     for minutes in ("null", "2"):
         (tmp_path / "b.yaml").write_text(text.replace("MINUTES", minutes))
-        job = SimpleNamespace(spec=read_spec(tmp_path / "b.yaml"), space=None, task=None)
-        found.append(forecast_time(job, measuring=1.0, step=0.1)["minutes"])  # type: ignore[arg-type]
-    assert found == [59.8, 3.5]
+        job = SimpleNamespace(spec=read_spec(tmp_path / "b.yaml"), task=SimpleNamespace(kind="classification"))
+        found.append(forecast_time(job, "tpe", measuring=1.0, step=0.1)["minutes"])  # type: ignore[arg-type]
+    # 500 candidates of 50 steps and twice a second; 20 / 3 trainings for rates, 8 for losses, 6 for controls
+    assert found == [pytest.approx(58.3 + 1.7, abs=0.11), pytest.approx(2 + 1.7, abs=0.11)]
+
+
+def test_the_forecast_knows_what_each_engine_trains(tmp_path: Path) -> None:
+    text = GOOD + "  best: {target: cpu}\ndistill: {steps: 600, loss: kd, learning_rate: 0.01, control_seeds: 1}\n"
+    (tmp_path / "b.yaml").write_text(text + "search: {trials: 40, minutes: null}\n")
+    job = SimpleNamespace(spec=read_spec(tmp_path / "b.yaml"), task=SimpleNamespace(kind="classification"))
+    told = {e: forecast_time(job, e, measuring=0.0, step=0.1) for e in ENGINES}  # type: ignore[arg-type]
+    minutes = {engine: one["minutes"] for engine, one in told.items()}  # a full training takes one
+    assert minutes == {"tpe": 42.0, "halving": 40 / 4 + 3 + 2, "supernet": 1.5 + 3 + 2, "auto": 1.5 + 6 / 4 + 3 + 2}
+    assert told["auto"]["minutes_at_most"] == 1.5 + 1.5 + 10 + 3 + 2
+    assert told["halving"]["minutes_at_most"] == told["halving"]["minutes"]
 
 
 def test_dry_run_prints_the_forecast_as_json(

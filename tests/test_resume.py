@@ -48,7 +48,6 @@ def copy_measurements(source: Path, run: Path) -> None:
     """Hand over what was measured, and nothing that was trained, exported or chosen."""
     wanted = [
         *source.glob("measuring/*"),
-        *source.rglob("measurements.json"),
         *source.rglob("measurements/*.json"),
     ]
     for path in wanted:

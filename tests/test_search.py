@@ -77,6 +77,7 @@ class Fakes:
         self.die_at: int | None = None
         patch.setattr("family.sampling.cost_proxy", lambda job, params: weights(dict(params)))
         patch.setattr("family.search.measure_untrained", self.measure)
+        patch.setattr("family.carry.measure_untrained", self.measure)
         patch.setattr("family.engines.train_candidate", self.train)
 
     def measure(self, job: Job, params: dict, benches: dict) -> dict:

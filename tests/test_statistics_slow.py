@@ -210,8 +210,8 @@ def best_under(job: Job, done: list[dict], budget, recipe: Training) -> np.ndarr
     return outputs_of(job, params, recipe, precision, "test")
 
 
-def size_figures(job: Job, target: str, graphs: dict, bench: object) -> dict:
-    return {p: {"size_kb": {"value": path.stat().st_size / 1000}} for p, path in graphs.items()}
+def size_figures(job: Job, target: str, part: str, path: Path, bench: object) -> dict:
+    return {"size_kb": {"value": path.stat().st_size / 1000}}
 
 
 def test_the_search_is_not_worse_than_random_search_of_equal_compute(

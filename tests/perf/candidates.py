@@ -54,7 +54,8 @@ def take_apart(job: Job, folder: Path, benches: dict, parts: dict[str, float], n
         for precision, path in graphs.items():
             merge_front(folder / f"{precision}.onnx", job.task.front, path)
     with add_time(parts, "measure"):
-        measure_quickly(job, "cpu", graphs, benches["cpu"])
+        for path in graphs.values():
+            measure_quickly(job, "cpu", "", path, benches["cpu"])
 
 
 def main() -> None:
