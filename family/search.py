@@ -175,8 +175,13 @@ def draw_start(job: Job, count: int, costs: CostFilter | None) -> list[Params]:
     within = start_draws(job, count - sum(free), partial(costs.may_fit, job), costs.students) if not all(free) else []
     anywhere = even_draws(job, sum(free)) if any(free) else []
     lists = {False: iter(far_apart(within)), True: iter(far_apart(anywhere))}
-    drawn = [next(lists[one], None) for one in free]
-    return drawn[: drawn.index(None)] if None in drawn else drawn
+    drawn: list[Params] = []
+    for one in free:
+        params = next(lists[one], None)
+        if params is None:
+            break
+        drawn.append(params)
+    return drawn
 
 
 def far_apart(draws: Sequence[Params]) -> list[Params]:
