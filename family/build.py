@@ -20,6 +20,7 @@ from family.records import summary_table, write_family, write_search
 from family.run_folder import explain_disk_trouble, hold_run, write_json
 from family.search import search
 from family.spec import Spec
+from family.stand_in import compare_untrained
 from family.teachers import teacher_score
 from reports import draw_report
 
@@ -61,13 +62,14 @@ def build_family(job: Job) -> Outcome:
         searched = search(job, recipe.student, benches)
         finalists = finish(job, pick_finalists(job, searched, benches), recipe.student)
         measured = measure_finalists(job, finalists, recipe.student, benches)
+        untrained = compare_untrained(job, finalists, recipe.student, measured, benches)
     rows = finalist_rows(job, finalists, recipe.student, measured)
     choices = choose_students(job, rows, finalists, recipe.student)
     chosen = {c.id: finalists[c.id] for c in choices.values() if c.status == "kept" and c.id is not None}
     train_controls(job, chosen, recipe)
     job.watch(Stage("reading test and writing the report"))
     write_search(job, searched)
-    family = write_family(job, recipe, searched, rows, choices, finalists)
+    family = write_family(job, recipe, searched, rows, choices, finalists, untrained)
     page = draw_report(job.folder)
     table = summary_table(family) + f"\n\nreport: {page}"
     complete = all(entry["status"] == "kept" for entry in family["budgets"].values())

@@ -15,13 +15,15 @@ PERIOD = 0.5  # seconds between two drawings
 
 @dataclass(frozen=True)
 class Stage:
-    """What is running now. `done` of `wanted` (0: not counted), seconds left at most, best val score per budget."""
+    """What is running now. `done` of `wanted` (0: not counted), seconds left at most, best val score per budget,
+    and what else is to say."""
 
     what: str
     done: int = 0
     wanted: int = 0
     seconds_left: float | None = None
     best: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 Watch = Callable[[Stage], None]
@@ -80,6 +82,8 @@ class Progress:
             said.append(f"at most about {spell(stage.seconds_left)} left")
         if stage.best:
             said.append("best val: " + ", ".join(f"{name} {value:.3f}" for name, value in stage.best.items()))
+        if stage.note:
+            said.append(stage.note)
         return " · ".join(said)
 
     def redraw(self) -> None:

@@ -242,7 +242,16 @@ def stage_of(study: optuna.Study, job: Job, pace: float | None) -> Stage:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         for name in trial.user_attrs.get("fits", ()):
             best[name] = better(best.get(name, trial.values[0]), trial.values[0])
-    return Stage("search", done, wanted, left, {name: best[name] for name in job.spec.budgets if name in best})
+    shown = {name: best[name] for name in job.spec.budgets if name in best}
+    return Stage("search", done, wanted, left, shown, say_infeasible(study))
+
+
+def say_infeasible(study: optuna.Study) -> str:
+    """How many of the asks no budget allows, and how many of these were only predicted."""
+    pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    told = sum(t.user_attrs.get("predicted", False) for t in pruned)
+    asked = len(pruned) + judged(study)
+    return f"{len(pruned)} of {asked} asked fit no budget ({told} by prediction)" if pruned else ""
 
 
 def judged(study: optuna.Study) -> int:
