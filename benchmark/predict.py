@@ -35,13 +35,14 @@ class Predictor:
 
     @property
     def margin(self) -> float:
-        """How far above the truth a prediction may lie: the greatest error out of sample, or where a further model's
-        lies in 99.5 % of cases (Student's t over the errors' logs) if that is more."""
-        logs = np.log1p(np.maximum(self.errors, -0.99))
-        n = len(logs)
-        spread = float(np.sqrt((logs**2).mean()))
+        """How far above the truth a prediction may lie: half as much again as the greatest that was too high out of
+        sample, or where a further model's lies in 99.5 % of cases if that is more. For these, Student's t over the logs
+        of the errors that were too high (those too low may stem from models at the ends, and refuse nothing)."""
+        high = np.log1p(np.maximum(self.errors, 0.0))
+        n = len(high)
+        spread = float(np.sqrt(2 * (high**2).mean()))  # as if the other half were like it
         wide = float(np.expm1(stdtrit(n - 1, SURE) * spread * (1 + 1 / n) ** 0.5))
-        return max(FLOOR, wide, float(np.abs(self.errors).max()))
+        return max(FLOOR, wide, 1.5 * float(np.expm1(high.max())))
 
 
 def fit(rows: Sequence[Row], values: Sequence[float]) -> Predictor:

@@ -28,12 +28,12 @@ CAN_ANSWER: dict[str, frozenset[str]] = {
 }
 
 DESIGN_POINTS: dict[str, int] = {  # models measured to predict others from: fewer where each takes long
-    "local": 16,
-    "emulated": 16,
-    "browser": 16,
-    "node": 16,
-    "ssh": 16,
-    "adb": 12,
+    "local": 20,
+    "emulated": 20,
+    "browser": 20,
+    "node": 20,
+    "ssh": 20,
+    "adb": 14,
 }
 
 OPTIONS: dict[str, frozenset[str]] = {

@@ -55,6 +55,10 @@ class CostFilter:
     def may_fit(self, job: Job, params: Params) -> bool:
         return self.judge(job, params)[1] <= 0
 
+    def say(self) -> str:
+        errors = "; ".join(f"{what} {error}" for what, error in self.said.items())
+        return f"costs are predicted from {len(self.students)} measured students: {errors}"
+
     def tell(self, row: Mapping[str, float], margins: float) -> dict[str, Any]:
         """Costs as `measure_untrained` gives them, taken `margins` margins below what is predicted."""
         return {
@@ -75,8 +79,8 @@ class Told(dict[str, dict[str, float]]):
 
 def open_filter(job: Job, benches: Mapping[str, Bench]) -> CostFilter | None:
     """Measure some students even in log cost, once a run, and fit; None where so few candidates are asked for that it
-    would not pay, or where no cost is limited. Says how well costs are predicted, and which are not."""
-    count = min([job.spec.search.trials, *(design_points(job.targets[name]) for name in benches)])
+    would not pay, or where no cost is limited."""
+    count = min([job.spec.search.trials // 2, *(design_points(job.targets[name]) for name in benches)])
     if count < FEWEST or not any(cost_limits(budget) for budget in job.spec.budgets.values()):
         return None
     students = even_draws(job, count)

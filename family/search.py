@@ -62,6 +62,8 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched
     judge = open_judge(job, recipe)
     mend_journal(job.folder / JOURNAL)
     costs = open_filter(job, benches)
+    if costs is not None:
+        job.show(f"search: {costs.say()}")
     study = open_study(job, recipe, judge.name, list(benches))
     enqueue_start(study, job, costs)
     with start_workers(job, count_workers(job.spec.search.workers) - 1) as alive:

@@ -464,7 +464,7 @@ def _say_infeasible(run: Run) -> str:
     if "state" not in run.trials or not len(run.trials):
         return ""
     pruned = run.trials["state"].astype(str).str.lower() == "pruned"
-    said = f" {pruned.mean():.0%} of them fit no budget"
+    said = f" {100 * pruned.mean():.0f} % of them fit no budget"
     told = int(run.trials["predicted"].fillna(False).astype(bool).sum()) if "predicted" in run.trials else 0
     return f"{said}; {told} of these were told from predicted costs, neither made nor measured." if told else f"{said}."
 

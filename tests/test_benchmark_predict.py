@@ -49,12 +49,12 @@ def test_errors_are_those_of_models_left_out() -> None:
 
 
 def test_margin_by_hand() -> None:
-    errors = (0.1, -0.05, 0.02, -0.1)
-    spread = np.sqrt(np.mean(np.log1p(errors) ** 2))
+    """Only what was too high counts, as if the other half were like it."""
+    spread = np.sqrt(2 * (np.log(1.1) ** 2 + np.log(1.02) ** 2) / 4)
     wide = np.expm1(5.840909 * spread * np.sqrt(1.25))  # t of 3 degrees of freedom at 0.995
-    assert Predictor({}, errors).margin == pytest.approx(wide)
-    assert Predictor({}, (0.01, 0.01, -0.01) * 9).margin == FLOOR
-    assert Predictor({}, (0.9, *[0.0] * 200)).margin == 0.9  # the greatest error, where that is more
+    assert Predictor({}, (0.1, -0.05, 0.02, -0.9)).margin == pytest.approx(wide)
+    assert Predictor({}, (0.01, -0.5, -0.01) * 9).margin == FLOOR
+    assert Predictor({}, (0.9, *[0.0] * 200)).margin == pytest.approx(1.35)  # half as much again as the greatest
 
 
 def test_predictions_hardly_ever_exceed_the_truth_by_more_than_the_margin() -> None:

@@ -162,11 +162,11 @@ def test_violation_without_limits_is_none(tmp_path: Path, task: DataTask) -> Non
 
 
 def test_an_infeasible_candidate_costs_no_training_step(tmp_path: Path, task: DataTask, fakes: Fakes) -> None:
-    trials = run(open_job(tmp_path, task))
-    over = [t for t in trials if size(t["params"]) > 300]
+    trials = run(open_job(tmp_path, task, "{tiny: {target: cpu, size_kb: 8}}"))
+    over = [t for t in trials if size(t["params"]) > 8]
     assert over
     assert {t["state"] for t in over} == {"pruned"}
-    assert all(size(params) <= 300 for params in fakes.trained)
+    assert all(size(params) <= 8 for params in fakes.trained)
     assert len(fakes.trained) == 24
     assert len(fakes.measured) == sum(not t["predicted"] for t in trials)
 
