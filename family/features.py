@@ -16,7 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from family import spaces
 
 BLOCKS = (8, 16, 32)  # channels that runtimes take at a time: a layer of 17 costs them as much as one of 32
-ALIGNED = (4, 8)  # and channels that are no multiple of these may have to take a slow path: it doubles the time
+SLOW = (
+    (4, 0),
+    (8, 0),
+    (4, 16),
+)  # channels that are no multiple of the first, above the second: may take twice the time
 FREE = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "detach", "expand", "slice", "select", "unbind", "t"}
 FOLDED = {"native_batch_norm", "_native_batch_norm_legit_no_training"}  # into the layer before, at export
 
@@ -76,10 +80,10 @@ def product(kind: str, macs: int, before: int, after: int, x: Tensor, out: int) 
         found[f"{kind} out by {block}"] = out * grown
         if kind != "depthwise":
             found[f"{kind} macs by {block}"] = macs * grown * math.ceil(before / block) * block / before
-    for multiple in ALIGNED:
+    for multiple, above in SLOW:
         for side, channels in (("in", before), ("out", after)):
-            if channels % multiple:
-                off = f"off {multiple} {side}"
+            if channels % multiple and channels > above:
+                off = f"off {multiple} {side} above {above}"
                 found |= {f"{kind} count {off}": 1, f"{kind} out {off}": out, f"{kind} macs {off}": macs}
     return found
 

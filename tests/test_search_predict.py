@@ -145,7 +145,8 @@ def test_features_by_hand() -> None:
     assert found["matmul macs"] == 2 * 36 * 36 * 6
     assert found["matmul count"] == found["relu count"] == 2
     assert found["relu elements"] == 6 * 64 + 6 * 36
-    assert found["conv9 count off 4 in"] == found["conv9 count off 4 out"] == 1
+    assert found["conv9 count off 4 in above 0"] == found["conv9 count off 4 out above 0"] == 1
+    assert "conv9 count off 4 out above 16" not in found
     assert found["weights"] == sum(p.numel() for p in module.parameters())
     assert not any("norm" in name for name in found)  # folded at export
     assert module.training
