@@ -16,11 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from family import spaces
 
 BLOCKS = (8, 16, 32)  # channels that runtimes take at a time: a layer of 17 costs them as much as one of 32
-SLOW = (
-    (4, 0),
-    (8, 0),
-    (4, 16),
-)  # channels that are no multiple of the first, above the second: may take twice the time
+# Channels above the second that are no multiple of the first may take a path that is twice as slow.
+SLOW = ((4, 0), (8, 0), (4, 16))
 FREE = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "detach", "expand", "slice", "select", "unbind", "t"}
 FOLDED = {"native_batch_norm", "_native_batch_norm_legit_no_training"}  # into the layer before, at export
 
