@@ -4,8 +4,10 @@ from benchmark.bench import Bench
 from benchmark.channel import WorkerDied
 from benchmark.footprint import measure_memory, measure_size
 from benchmark.host import host, host_fingerprint
+from benchmark.intervals import join_ratios
+from benchmark.predict import Predictor, fit, predict, predictor_from_dict, predictor_to_dict
 from benchmark.serial import measurement_from_dict, measurement_to_dict
-from benchmark.targets import CAN_ANSWER, PRESETS, TRANSPORTS, can_answer, resolve_target, unavailable
+from benchmark.targets import CAN_ANSWER, PRESETS, TRANSPORTS, can_answer, design_points, resolve_target, unavailable
 from benchmark.types import Measurement, Target
 
 __all__ = [
@@ -14,15 +16,22 @@ __all__ = [
     "TRANSPORTS",
     "Bench",
     "Measurement",
+    "Predictor",
     "Target",
     "WorkerDied",
     "can_answer",
+    "design_points",
+    "fit",
     "host",
     "host_fingerprint",
+    "join_ratios",
     "measure_memory",
     "measure_size",
     "measurement_from_dict",
     "measurement_to_dict",
+    "predict",
+    "predictor_from_dict",
+    "predictor_to_dict",
     "resolve_target",
     "unavailable",
 ]

@@ -37,3 +37,13 @@ def median_error(samples: Sequence[float], segments: int = 4) -> float:
     """The relative standard error of a median of samples taken in time order, from its segments' medians."""
     parts = [np.median(part) for part in np.array_split(np.asarray(samples, dtype=float), segments)]
     return float(np.std(np.log(parts), ddof=1) / segments**0.5)
+
+
+def join_ratios(ratios: Sequence[float], halves: Sequence[float]) -> tuple[float, float, float]:
+    """The geometric mean of ratios with its 95 % interval: Student's t over their logs; of fewer than three ratios
+    from their own intervals, `halves` being half the width of each, in logs."""
+    logs, n = np.log(np.asarray(ratios, dtype=float)), len(ratios)
+    mean = float(logs.mean())
+    own = float(np.sqrt(np.square(halves).sum())) / n
+    half = find_t(n - 1) * float(logs.std(ddof=1)) / n**0.5 if n > 2 else own
+    return float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(mean + half))

@@ -27,6 +27,15 @@ CAN_ANSWER: dict[str, frozenset[str]] = {
     "adb": TIMED | {"memory_mb"},
 }
 
+DESIGN_POINTS: dict[str, int] = {  # models measured to predict others from: fewer where each takes long
+    "local": 20,
+    "emulated": 20,
+    "browser": 20,
+    "node": 20,
+    "ssh": 20,
+    "adb": 14,
+}
+
 OPTIONS: dict[str, frozenset[str]] = {
     "local": frozenset({"threads", "batch"}),
     "emulated": frozenset({"core", "batch"}),
@@ -55,6 +64,11 @@ PRESETS: dict[str, Target] = {
 def can_answer(target: Target) -> frozenset[str]:
     """The budget limits this target can be asked for."""
     return CAN_ANSWER[target.transport]
+
+
+def design_points(target: Target) -> int:
+    """How many models are measured on this target before others are predicted (`benchmark.fit`)."""
+    return DESIGN_POINTS[target.transport]
 
 
 def unavailable(target: Target) -> str | None:

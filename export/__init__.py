@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from export.exporter import to_onnx
     from export.folder import write_student
     from export.front_torch import apply_front
-    from export.graphs import describe
+    from export.graphs import describe, list_operators
     from export.precisions import PRECISIONS, make_up_inputs, quantise
     from export.preprocess import front_graph, merge_front
     from export.session import Runner, check_parity, run
@@ -30,6 +30,7 @@ _HOMES = {
     "describe": "graphs",
     "front_data": "signatures",
     "front_graph": "preprocess",
+    "list_operators": "graphs",
     "make_up_inputs": "precisions",
     "merge_front": "preprocess",
     "quantise": "precisions",
@@ -57,6 +58,7 @@ __all__ = [
     "describe",
     "front_data",
     "front_graph",
+    "list_operators",
     "make_up_inputs",
     "merge_front",
     "quantise",

@@ -18,20 +18,28 @@ FRONT_PREFIX = "front/"
 def describe(path: Path, precision: str, parity: Parity | None = None) -> Artifact:
     """What there is to say of a file. Operators outside the standard domain are named `domain:Operator`."""
     model = onnx.load(path, load_external_data=False)
-    operators = {
-        f"{node.domain}:{node.op_type}" if node.domain else node.op_type
-        for graph in _all_graphs(model.graph)
-        for node in graph.node
-    }
     return Artifact(
         path=path,
         precision=precision,
         size_bytes=path.stat().st_size,
         sha256=hash_file(path),
         opset=standard_opset(model),
-        operators=tuple(sorted(operators)),
+        operators=tuple(sorted(set(_name_operators(model)))),
         parity=parity,
     )
+
+
+def list_operators(path: Path) -> tuple[str, ...]:
+    """The operator of every node, in the order they run, named as in `describe`."""
+    return tuple(_name_operators(onnx.load(path, load_external_data=False)))
+
+
+def _name_operators(model: onnx.ModelProto) -> list[str]:
+    return [
+        f"{node.domain}:{node.op_type}" if node.domain else node.op_type
+        for graph in _all_graphs(model.graph)
+        for node in graph.node
+    ]
 
 
 def standard_opset(model: onnx.ModelProto) -> int:

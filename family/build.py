@@ -21,6 +21,7 @@ from family.records import summary_table, write_family, write_search
 from family.run_folder import explain_disk_trouble, hold_run, write_json
 from family.search import search
 from family.spec import Spec
+from family.stand_in import compare_untrained
 from family.teacher_cost import measure_teacher
 from family.teachers import teacher_score
 from reports import draw_report
@@ -67,13 +68,14 @@ def build_family(job: Job) -> Outcome:
         finalists = finish(job, pick_finalists(job, searched, recipe.student, benches), recipe.student)
         measured = measure_finalists(job, finalists, recipe.student, benches)
         teacher_latency = measure_teacher(job, benches)
+        untrained = compare_untrained(job, finalists, recipe.student, measured, benches)
     rows = finalist_rows(job, finalists, recipe.student, measured)
     choices = choose_students(job, rows, finalists, recipe.student)
     chosen = {c.id: finalists[c.id] for c in choices.values() if c.status == "kept" and c.id is not None}
     train_controls(job, chosen, recipe)
     job.watch(Stage("reading test and writing the report"))
     write_search(job, searched)
-    family = write_family(job, recipe, searched, rows, choices, finalists, teacher_latency)
+    family = write_family(job, recipe, searched, rows, choices, finalists, teacher_latency, untrained)
     page = draw_report(job.folder)
     table = summary_table(family) + f"\n\nreport: {page}"
     complete = all(entry["status"] == "kept" for entry in family["budgets"].values())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from benchmark import Bench, host_fingerprint, measure_memory, measure_size, measurement_to_dict
@@ -125,11 +126,24 @@ def untrained_graphs(job: Job, params: Params) -> dict[str, Path]:
 
     def work() -> dict[str, str]:
         module = spaces.build_student(job.space, params, job.task, job.spec.seed)
+        vary_constants(module, job.spec.seed)
         graphs = export_graphs(job, module, folder, calibration_rows=16)
         return {precision: str(path.relative_to(job.folder)) for precision, path in graphs.items()}
 
     kept = remember(folder / "graphs.json", [job.built_id, dict(params), job.precisions, opset(job)], work)
     return {precision: job.folder / path for precision, path in kept.items()}
+
+
+def vary_constants(module: nn.Module, seed: int) -> None:
+    """Draw what training would make differ: the exporter merges equal tensors, such as the zero biases that fresh batch
+    norms fold into, and the file would be smaller than the trained one."""
+    generator = torch.Generator().manual_seed(seed)
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    values = [*module.parameters(), *(b for norm in norms for b in norm.buffers())]
+    with torch.no_grad():
+        for value in values:
+            if value.is_floating_point() and value.numel() > 1 and bool((value == value.flatten()[0]).all()):
+                value += 0.1 * torch.rand(value.shape, generator=generator)
 
 
 def measure_untrained(job: Job, params: Params, benches: Mapping[str, Bench]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def ask_earlier(study: optuna.Study, job: Job, names: list[str]) -> Iterator[Kno
     scores = {t.user_attrs["id"]: t.values[0] for _, t in trials if t.state == TrialState.COMPLETE}
     scores |= {t.user_attrs["id"]: math.nan for _, t in trials if t.state == TrialState.FAIL}
     for name, trial in trials:
-        if "origin" not in trial.user_attrs:
+        if "origin" not in trial.user_attrs and not trial.user_attrs.get("predicted"):
             origin, params = f"{name}/{trial.number}", trial.user_attrs["params"]
             yield Known(origin, trial, params, scores.get(candidate_id(job, params)))
 

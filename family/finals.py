@@ -36,6 +36,7 @@ Trial = dict[str, Any]
 BEST = 4  # of those trained in the search, the best come to the finals
 NEAR = {"size_kb": 1.01}  # what was a little over a limit in search may keep it when measured afresh,
 NEAR_NOISY = 1.1  # timed quantities more so
+PREDICTED = 8  # of those that were only predicted, measured where nothing else was
 ROOM = 0.9  # and who stays this far below it hardly ever breaks it
 
 
@@ -129,7 +130,9 @@ def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str
 
 def nearest(job: Job, searched: Searched, budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:
     """Of all that was measured, trained or not, the one that breaks the budget's cost limits least."""
-    measured = [t for t in searched.trials if t["state"] in ("complete", "pruned")]
+    asked = [t for t in searched.trials if t["state"] in ("complete", "pruned")]
+    measured = [t for t in asked if not t.get("predicted")]
+    measured = measured or sorted(asked, key=lambda t: float(t["violation"]))[:PREDICTED]  # by what was predicted
     return sorted(measured, key=lambda t: (excess(job, t["params"], budget, benches), t["number"]))[:1]
 
 

@@ -16,7 +16,7 @@ PERIOD = 0.5  # seconds between two drawings
 @dataclass(frozen=True)
 class Stage:
     """What is running now. `done` of `wanted` (0: not counted), seconds left at most, best val score per budget;
-    `about`: these are estimates."""
+    `about`: these are estimates; and what else is to say."""
 
     what: str
     done: int = 0
@@ -24,6 +24,7 @@ class Stage:
     seconds_left: float | None = None
     best: Mapping[str, float] = field(default_factory=dict)
     about: bool = False
+    note: str = ""
 
 
 Watch = Callable[[Stage], None]
@@ -83,6 +84,8 @@ class Progress:
         if stage.best:
             scores = ", ".join(f"{name} {value:.3f}" for name, value in stage.best.items())
             said.append(f"best val{' about' if stage.about else ''}: {scores}")
+        if stage.note:
+            said.append(stage.note)
         return " · ".join(said)
 
     def redraw(self) -> None:

@@ -66,6 +66,7 @@ def write_family(
     choices: Mapping[str, Choice],
     finalists: Finalists,
     teacher_latency: Mapping[str, Mapping[str, Any]],
+    untrained: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Read test for the chosen, their controls and the teacher, and write everything a report is drawn from."""
     write_environment(job)
@@ -102,7 +103,8 @@ def write_family(
         "data": job.task.describe(),
         "test_reads": reads,
         "notes": [*job.task.notes, *job.teacher.notes],
-        "warnings": [*job.task.warnings, *say_left_out(compared)],
+        "untrained": {name: value for name, value in untrained.items() if name != "warnings"},
+        "warnings": [*job.task.warnings, *say_left_out(compared), *untrained.get("warnings", ())],
     }
     write_json(job.folder / "family.json", without_nan(family))
     return json.loads((job.folder / "family.json").read_text())  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,29 @@ POOL = 256  # random draws from which those even in log cost are picked
 
 def even_draws(job: Job, count: int) -> list[Params]:
     """At most `count` students from the smallest to the largest, evenly spaced in the log of their cost."""
+    return pick_even(draw_pool(job), count)
+
+
+def start_draws(job: Job, count: int, may_fit: Callable[[Params], bool], measured: Sequence[Params]) -> list[Params]:
+    """As `even_draws`, of those that may keep some budget; of all where none may. What is `measured` already is taken
+    where it lies as near."""
     pool = draw_pool(job)
+    within = [(params, cost) for params, cost in pool if may_fit(params)]
+    return pick_even(within or pool, count, measured)
+
+
+def pick_even(pool: Sequence[tuple[Params, float]], count: int, preferred: Sequence[Params] = ()) -> list[Params]:
+    """At most `count` of the pool, each the nearest that is left to one of as many steps in log cost; within half a
+    step, the nearest of the `preferred`."""
     costs = np.log([cost for _, cost in pool])
+    wishes = np.linspace(costs.min(), costs.max(), min(count, len(pool)))
+    half = float(np.ptp(costs)) / max(1, 2 * (len(wishes) - 1))
+    known = [any(params == one for one in preferred) for params, _ in pool]
     picked: list[int] = []
-    for wish in np.linspace(costs.min(), costs.max(), min(count, len(pool))):
+    for wish in wishes:
+        away = abs(costs - wish)
         left = [i for i in range(len(pool)) if i not in picked]
-        picked.append(min(left, key=lambda i: abs(costs[i] - wish)))
+        picked.append(min(left, key=lambda i: (not (known[i] and away[i] <= half), away[i])))
     return [pool[i][0] for i in picked]
 
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ from family.candidates import (
 from family.carry import carry_over, note_study
 from family.engines import Judge, calibrate, open_judge
 from family.job import Job, limits_of
+from family.predicting import CostFilter, open_filter
 from family.progress import Stage
 from family.run_folder import content_id, write_beside
-from family.sampling import even_draws
+from family.sampling import even_draws, start_draws
 from family.students import training_id
 from family.types import Training
 from family.workers import Alive, count_workers, start_workers, worker_name
@@ -63,28 +65,32 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched
     judge = open_judge(job, recipe)
     prepared = time.monotonic() - begin
     mend_journal(job.folder / JOURNAL)
+    costs = open_filter(job, benches)
+    if costs is not None:
+        job.show(f"search: {costs.say()}")
     study = open_study(job, recipe, judge.name, list(benches))
     count_preparation(study, job, prepared)
     judged_by = content_id(job.student_id, training_id(job, recipe), judge.name)
     carry_over(study, job, judged_by, benches)
     note_study(job, study, judged_by)
-    enqueue_start(study, job)
+    enqueue_start(study, job, costs)
     with start_workers(job, count_workers(job.spec.search.workers) - 1) as alive:
         for trial in trials_to_run(study, job, alive, judge.exact):
-            run_trial(study, trial, job, judge, benches)
+            run_trial(study, trial, job, judge, benches, costs)
     last = trials_to_run(study, job, lambda: frozenset({worker_name()}), judge.exact)
     for trial in last:  # what the last workers left
-        run_trial(study, trial, job, judge, benches)
-    return summarise(study, judge, calibrate(job, recipe, judge))
+        run_trial(study, trial, job, judge, benches, costs)
+    return summarise(study, judge, costs, calibrate(job, recipe, judge))
 
 
 def join_search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> None:
     """What a further worker does in a search that another process has begun."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     judge = open_judge(job, recipe)
+    costs = open_filter(job, benches)
     study = open_study(job, recipe, judge.name, list(benches))
     for trial in trials_to_run(study, job, None, judge.exact):
-        run_trial(study, trial, job, judge, benches)
+        run_trial(study, trial, job, judge, benches, costs)
 
 
 def open_study(job: Job, recipe: Training, engine: str, targets: list[str]) -> optuna.Study:
@@ -161,15 +167,33 @@ def sampler(job: Job, number: int, name: str = "") -> BaseSampler:
     return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
 
 
-def enqueue_start(study: optuna.Study, job: Job) -> None:
+def enqueue_start(study: optuna.Study, job: Job, costs: CostFilter | None) -> None:
     """Queue the start-up draws, even in log cost, those not queued yet. However soon the search stops, large students
     were among them."""
     trials, queued = job.spec.search.trials, len(study.get_trials(deepcopy=False))
     count = min(max(8, trials // 4), trials)
     if queued >= count:
         return
-    for params in far_apart(even_draws(job, count))[queued:]:
+    for params in draw_start(job, count, costs)[queued:]:
         study.enqueue_trial(dict(params))
+
+
+def draw_start(job: Job, count: int, costs: CostFilter | None) -> list[Params]:
+    """Start-up draws within what budgets allow, as far as costs can be predicted; the share of budgets without limits
+    is drawn from the whole space."""
+    if costs is None:
+        return far_apart(even_draws(job, count))
+    free = [drawn_without_limits(job, number) for number in range(count)]
+    within = start_draws(job, count - sum(free), partial(costs.may_fit, job), costs.students) if not all(free) else []
+    anywhere = even_draws(job, sum(free)) if any(free) else []
+    lists = {False: iter(far_apart(within)), True: iter(far_apart(anywhere))}
+    drawn: list[Params] = []
+    for one in free:
+        params = next(lists[one], None)
+        if params is None:
+            break
+        drawn.append(params)
+    return drawn
 
 
 def far_apart(draws: Sequence[Params]) -> list[Params]:
@@ -245,32 +269,53 @@ def stage_of(study: optuna.Study, job: Job, pace: float | None, exact: bool) -> 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         for name in trial.user_attrs.get("fits", ()):
             best[name] = better(best.get(name, trial.values[0]), trial.values[0])
-    known = {name: best[name] for name in job.spec.budgets if name in best}
-    return Stage("search", done, wanted, left, known, about=not exact)
+    shown = {name: best[name] for name in job.spec.budgets if name in best}
+    return Stage("search", done, wanted, left, shown, about=not exact, note=say_infeasible(study))
+
+
+def say_infeasible(study: optuna.Study) -> str:
+    """How many of the asks no budget allows, and how many of these were only predicted."""
+    pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    told = sum(t.user_attrs.get("predicted", False) for t in pruned)
+    asked = len(pruned) + judged(study)
+    return f"{len(pruned)} of {asked} asked fit no budget ({told} by prediction)" if pruned else ""
 
 
 def judged(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
 
-def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, benches: Mapping[str, Bench]) -> None:
-    """Measure the candidate untrained; prune it where it fits no budget, else judge it and tell."""
+def run_trial(
+    study: optuna.Study,
+    trial: Trial,
+    job: Job,
+    judge: Judge,
+    benches: Mapping[str, Bench],
+    predicted: CostFilter | None,
+) -> None:
+    """Prune the candidate where it is predicted to break every budget by far, or measured to fit none; else judge it
+    and tell."""
     trial.set_user_attr("worker", worker_name())
     params = spaces.suggest(trial, job.space)
+    trial.set_user_attr("id", candidate_id(job, params))
+    trial.set_user_attr("params", params)
+    free = drawn_without_limits(job, trial.number)
+    if predicted is not None and not free:
+        over, at_best = predicted.judge(job, params)
+        if at_best > 0:
+            trial.set_user_attr("predicted", True)
+            prune(study, trial, over)
+            return
     measured = measure_untrained(job, params, benches)
     costs = measured["costs"]
     over = violation(job, costs)
-    if "budgets" not in trial.constraints:  # a trial that is taken up may have been told already
-        trial.set_constraint("budgets", over)
-    trial.set_user_attr("violation", over)
-    trial.set_user_attr("id", candidate_id(job, params))
-    trial.set_user_attr("params", params)
     trial.set_user_attr("fits", budgets_kept(job, costs))
     for name in ("export_s", "measure_s"):
         trial.set_user_attr(name, measured[name])
-    if over > 0 and not drawn_without_limits(job, trial.number):
-        study.tell(trial, state=TrialState.PRUNED)
+    if over > 0 and not free:
+        prune(study, trial, over)
         return
+    tell_violation(trial, over)
     begin = time.monotonic()
     score = judge.score(params)
     trial.set_user_attr("judge_s", time.monotonic() - begin)
@@ -285,11 +330,24 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, benches
     job.show(f"trial {trial.number}: {describe(params)}  {val} {score:.4f}, {told}")
 
 
+def prune(study: optuna.Study, trial: Trial, over: float) -> None:
+    tell_violation(trial, over)
+    study.tell(trial, state=TrialState.PRUNED)
+
+
+def tell_violation(trial: Trial, over: float) -> None:
+    if "budgets" not in trial.constraints:  # a trial that is taken up may have been told already
+        trial.set_constraint("budgets", over)
+    trial.set_user_attr("violation", over)
+
+
 def describe(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items())
 
 
-def summarise(study: optuna.Study, judge: Judge, calibration: list[tuple[float, float]]) -> Searched:
+def summarise(
+    study: optuna.Study, judge: Judge, costs: CostFilter | None, calibration: list[tuple[float, float]]
+) -> Searched:
     """Every candidate with what became of it, and the search's own figures."""
     trials = study.get_trials(deepcopy=False)
     rows = [
@@ -301,6 +359,7 @@ def summarise(study: optuna.Study, judge: Judge, calibration: list[tuple[float, 
             "violation": t.user_attrs.get("violation"),
             "val": t.values[0] if t.values else None,
             **{name: t.user_attrs.get(name) for name in ("export_s", "measure_s", "judge_s", "worker")},
+            "predicted": t.user_attrs.get("predicted", False),
         }
         for t in trials
         if t.state.is_finished()
@@ -311,4 +370,7 @@ def summarise(study: optuna.Study, judge: Judge, calibration: list[tuple[float, 
     known = sum("known" in t.user_attrs for t in trials if t.state == TrialState.COMPLETE)
     summary |= {"known_from_before": known} if known else {}
     summary["infeasible_share"] = count["pruned"] / max(len(rows), 1)
+    if costs is not None:
+        summary |= {"predicted": sum(row["predicted"] for row in rows), "predicted_from": len(costs.students)}
+        summary["prediction"] = dict(costs.said)
     return Searched(rows, summary, calibration, judge.exact)

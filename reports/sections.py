@@ -476,11 +476,22 @@ def _say_search(run: Run) -> str:
     states = known.astype(str).str.lower().value_counts()
     ends = ", ".join(f"{n} {'pruned untrained' if state == 'pruned' else state}" for state, n in states.items())
     said = f"The search asked for {len(run.trials)} candidates" + (f": {ends}." if ends else ".")
+    said += _say_infeasible(run)
     once = run.trials.drop_duplicates("id") if "id" in run.trials else run.trials
     spent = {what: float(once[column].sum()) for column, what in SPENT.items() if column in once}
     if not any(spent.values()):
         return said
     return f"{said} It took " + ", ".join(f"{seconds:.0f} s for {what}" for what, seconds in spent.items()) + "."
+
+
+def _say_infeasible(run: Run) -> str:
+    """The share that no budget allows, and how much of it was told without making it."""
+    if "state" not in run.trials or not len(run.trials):
+        return ""
+    pruned = run.trials["state"].astype(str).str.lower() == "pruned"
+    said = f" {100 * pruned.mean():.0f} % of them fit no budget"
+    told = int(run.trials["predicted"].fillna(False).astype(bool).sum()) if "predicted" in run.trials else 0
+    return f"{said}; {told} of these were told from predicted costs, neither made nor measured." if told else f"{said}."
 
 
 def _tabulate_dropped(run: Run) -> Table | None:
@@ -609,6 +620,8 @@ def show_method(run: Run) -> Section | None:
         facts["Test set read"] = f"{reads} time{'' if reads == 1 else 's'} in the history of this run folder"
     for key in ("data", "coverage", "recipe"):
         facts |= _summarise({key: run.family.get(key) or {}})
+    if run.family.get("untrained"):
+        facts["Untrained graphs"] = _say_untrained(run.family["untrained"])
     sources = _find_provenance(run)
     if sources:
         facts["Provenance"] = "; ".join(f"{name_quantity(q)}: {v}" for q, v in sources.items())
@@ -628,6 +641,22 @@ def show_method(run: Run) -> Section | None:
     )
     blocks.append(Items(tuple(str(n) for n in run.family.get("notes") or ())))
     return Section("How it was measured", tuple(b for b in blocks if not isinstance(b, Items) or b.items))
+
+
+def _say_untrained(found: Mapping[str, Any]) -> str:
+    """How the graphs that the search measured before training compare with the finalists' files."""
+    said = (
+        f"of {found['finalists']} finalists, {found['same_operators']} of {found['files']} have the operators of the "
+    )
+    said += f"trained file, size within {_say_percent(found['size_within'])}"
+    for target, one in (found.get("latency") or {}).items():
+        interval = f"{one['low']:.2f}–{one['high']:.2f}"
+        said += f"; latency on {target} {one['ratio']:.2f} ({interval}) × that of the trained file"
+    return said
+
+
+def _say_percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.001 else "0.1 %"
 
 
 def _find_provenance(run: Run) -> dict[str, str]:

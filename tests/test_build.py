@@ -148,6 +148,14 @@ def test_a_limit_on_the_score_alone_gets_the_cheapest_that_reaches_it(folder: Pa
     assert trials["judge_s"].sum() > 0
 
 
+def test_untrained_graphs_stood_for_the_finalists(finished: Path) -> None:
+    """Real files: the same operators and the same size but for int8's few constants; latencies are told."""
+    found = family_of(finished)["untrained"]
+    assert found["files"] == found["same_operators"] >= 2
+    assert found["size_within"] < 0.01
+    assert found["latency"].get("cpu", {"ratio": 1})["ratio"] > 0  # none where the machine was too noisy
+
+
 def test_a_target_that_is_not_here_is_skipped_with_a_reason(folder: Path) -> None:
     outcome, said = run(folder, TWO + "\n  pi: {target: cortex-a53, size_kb: 10}")
     assert outcome.exit_code == 3

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -431,3 +432,23 @@ def test_a_run_in_which_nothing_could_be_measured_has_a_report(tmp_path):
     rows = {"id": [], "role": [], "target": [], "precision": []}
     page = write_small(tmp_path, "accuracy", rows, {"pi": {"status": "skipped", "target": "pi", "reason": "no host"}})
     assert "Not tried: no host." in page
+
+
+def test_what_was_predicted_and_what_stood_for_it_is_said(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    trials = pd.read_parquet(copy / "trials.parquet")
+    assert "35 % of them fit no budget." in text_of(draw_report(copy))
+    trials.assign(predicted=[True if n >= 50 else None for n in range(60)]).to_parquet(copy / "trials.parquet")
+    family = json.loads((copy / "family.json").read_text())
+    latency = {"cpu": {"ratio": 0.98, "low": 0.93, "high": 1.04, "files": 12}}
+    facts = {"finalists": 6, "files": 12, "same_operators": 12, "size_within": 0.003, "latency": latency}
+    (copy / "family.json").write_text(json.dumps(family | {"untrained": facts}))
+    page = text_of(draw_report(copy))
+    assert "35 % of them fit no budget; 10 of these were told from predicted costs, neither made nor measured." in page
+    assert "of 6 finalists, 12 of 12 have the operators of the trained file, size within 0.3 %" in page
+    assert "latency on cpu 0.98 (0.93–1.04) × that of the trained file" in page
+
+
+def text_of(page):
+    return re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")).replace("\u202f", " ").replace("\xa0", " ")

@@ -1,0 +1,140 @@
+"""Costs told from a few measured students: what breaks every budget by far is pruned without being made.
+
+Nothing that decides is predicted. A candidate that might keep some budget is exported and measured like before; only
+one that every budget refuses even at its predicted best, by a margin taken from the predictor's own errors, is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmark import (
+    Bench,
+    Predictor,
+    design_points,
+    fit,
+    host_fingerprint,
+    predict,
+    predictor_from_dict,
+    predictor_to_dict,
+)
+from family import spaces
+from family.candidates import extra_quantities, measure_untrained, opset, violation
+from family.features import count_features
+from family.job import Job, cost_limits
+from family.progress import Stage
+from family.run_folder import remember
+from family.sampling import even_draws
+
+Params = Mapping[str, Any]
+Predictors = Mapping[str, Mapping[str, Mapping[str, Predictor]]]  # by target, precision and quantity
+
+PREDICTED = frozenset({"latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m"})
+FEWEST = 12  # measured students; a fit to fewer says too little
+WIDEST = 0.5  # the margin above which a prediction is of no use
+
+
+@dataclass(frozen=True)
+class CostFilter:
+    """`predictors`: those that are of use, fitted on the measured `students`. `said`: how well they predict."""
+
+    predictors: Predictors
+    students: Sequence[Params]
+    said: Mapping[str, str]
+
+    def judge(self, job: Job, params: Params) -> tuple[float, float]:
+        """The violation as predicted, and at best: where that is above 0, no budget will be kept."""
+        row = feature_row(job, params)
+        return violation(job, self.tell(row, 0.0)), violation(job, self.tell(row, 1.0))
+
+    def may_fit(self, job: Job, params: Params) -> bool:
+        return self.judge(job, params)[1] <= 0
+
+    def say(self) -> str:
+        errors = "; ".join(f"{what} {error}" for what, error in self.said.items())
+        return f"costs are predicted from {len(self.students)} measured students: {errors}"
+
+    def tell(self, row: Mapping[str, float], margins: float) -> dict[str, Any]:
+        """Costs as `measure_untrained` gives them, taken `margins` margins below what is predicted."""
+        return {
+            target: {
+                precision: Told({q: {"value": predict(p, row) / (1 + margins * p.margin)} for q, p in own.items()})
+                for precision, own in precisions.items()
+            }
+            for target, precisions in self.predictors.items()
+        }
+
+
+class Told(dict[str, dict[str, float]]):
+    """Predicted figures; what cannot be predicted breaks no limit."""
+
+    def __missing__(self, quantity: str) -> dict[str, float]:
+        return {"value": 0.0}
+
+
+def open_filter(job: Job, benches: Mapping[str, Bench]) -> CostFilter | None:
+    """Measure some students even in log cost, once a run, and fit; None where so few candidates are asked for that it
+    would not pay, or where no cost is limited."""
+    count = min([job.spec.search.trials // 2, *(design_points(job.targets[name]) for name in benches)])
+    if count < FEWEST or not any(cost_limits(budget) for budget in job.spec.budgets.values()):
+        return None
+    students = even_draws(job, count)
+    if len(students) < FEWEST:
+        return None
+    measured = {name: [str(job.targets[name]), *extra_quantities(job, name)] for name in benches}
+    inputs = [job.student_id, job.precisions, opset(job), measured, host_fingerprint(), [dict(s) for s in students]]
+    kept = remember(job.folder / "measuring" / "predictors.json", inputs, partial(fit_students, job, students, benches))
+    return keep_useful(job, kept, students)
+
+
+def fit_students(job: Job, students: Sequence[Params], benches: Mapping[str, Bench]) -> dict[str, Any]:
+    """Measure and fit: `{target: {precision: {quantity: predictor as plain data}}}`."""
+    rows, costs = [], []
+    for done, params in enumerate(students):
+        job.watch(Stage("measuring a few students to predict costs from", done, len(students)))
+        rows.append(feature_row(job, params))
+        costs.append(measure_untrained(job, params, benches)["costs"])
+
+    def fit_one(*where: str) -> dict[str, Any]:
+        return predictor_to_dict(fit(rows, [read_value(one, where) for one in costs]))
+
+    return {
+        target: {
+            precision: {quantity: fit_one(target, precision, quantity) for quantity in PREDICTED & set(figures)}
+            for precision, figures in precisions.items()
+        }
+        for target, precisions in costs[0].items()
+    }
+
+
+def read_value(costs: Mapping[str, Any], where: Sequence[str]) -> float:
+    target, precision, quantity = where
+    return float(costs[target][precision][quantity]["value"])
+
+
+def keep_useful(job: Job, kept: Mapping[str, Any], students: Sequence[Params]) -> CostFilter:
+    """The predictors whose margin is narrow enough, with what is said of them and of the others."""
+    predictors: dict[str, dict[str, dict[str, Predictor]]] = {}
+    said: dict[str, str] = {}
+    for target, precisions in kept.items():
+        for precision, figures in precisions.items():
+            own = {quantity: predictor_from_dict(figures[quantity]) for quantity in sorted(figures)}
+            said |= {f"{quantity} {precision} on {target}": say_error(one) for quantity, one in own.items()}
+            useful = {quantity: one for quantity, one in own.items() if one.margin <= WIDEST}
+            predictors.setdefault(target, {})[precision] = useful
+    return CostFilter(predictors, students, said)
+
+
+def say_error(predictor: Predictor) -> str:
+    said = f"± {100 * predictor.error:.1f} %, margin {100 * predictor.margin:.0f} %"
+    return said if predictor.margin <= WIDEST else f"not predicted (± {100 * predictor.error:.0f} %)"
+
+
+def feature_row(job: Job, params: Params) -> dict[str, float]:
+    module = spaces.build_student(job.space, params, job.task, job.spec.seed)
+    return count_features(module, job.task.inputs("val", np.arange(1), 0))
