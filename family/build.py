@@ -44,7 +44,6 @@ def build(spec: Spec, run: Path | None, dry_run: bool, show: Show, watch: Watch 
     with hold_run(folder), explain_disk_trouble(folder):
         freeze_input(spec, folder)
         job = open_job(spec, folder, cache_folder(folder), show, watch)
-        warn_of_what_is_not_there(spec, show)
         score_teacher(job)
         if dry_run:
             told = forecast(job)
@@ -81,12 +80,6 @@ def score_teacher(job: Job) -> None:
     said = f"teacher: val {job.task.score.name} {found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
     augmented = job.augmented_score()
     job.show(said if augmented is None else f"{said}, {augmented:.4f} on augmented views of the same rows")
-
-
-def warn_of_what_is_not_there(spec: Spec, show: Show) -> None:
-    """Settings that are understood, and not followed yet."""
-    if spec.search.storage is not None:
-        show("warning: search.storage is not used by this version; the study is a journal in the run folder")
 
 
 def all_skipped(job: Job) -> Outcome:

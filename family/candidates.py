@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from benchmark import Bench, host_fingerprint, measure_memory, measure_size, measurement_to_dict
+from benchmark import Bench, measure_memory, measure_size, measurement_to_dict
 from export import merge_front, quantise, to_onnx
 from family import spaces
 from family.job import Job, cost_limits, limits_of
@@ -106,7 +106,7 @@ def remember_ladder(kept: Path, job: Job, name: str, references: Sequence[Path],
         with Bench(job.targets[name], references, feeds) as bench:
             return bench.ladder()
 
-    inputs = [job.student_id, job.precisions, opset(job), str(job.targets[name]), host_fingerprint()]
+    inputs = [job.student_id, job.precisions, opset(job), str(job.targets[name]), job.host]
     return remember(kept, inputs, measure)
 
 
@@ -145,9 +145,15 @@ def measure_untrained(job: Job, params: Params, benches: Mapping[str, Bench]) ->
         costs = {name: measure_quickly(job, name, graphs, benches[name]) for name in benches}
         return {"costs": costs, "export_s": exported - start, "measure_s": time.monotonic() - exported}
 
-    measured = {name: [str(job.targets[name]), *extra_quantities(job, name)] for name in benches}
-    inputs = [job.student_id, dict(params), job.precisions, opset(job), measured, host_fingerprint()]
-    return dict(remember(folder / "measurements" / "untrained.json", inputs, work))
+    return dict(
+        remember(folder / "measurements" / "untrained.json", measuring_inputs(job, params, list(benches)), work)
+    )
+
+
+def measuring_inputs(job: Job, params: Params, targets: Sequence[str]) -> list[Any]:
+    """What the measurements of an untrained candidate depend on."""
+    measured = {name: [str(job.targets[name]), *extra_quantities(job, name)] for name in targets}
+    return [job.student_id, dict(params), job.precisions, opset(job), measured, job.host]
 
 
 def extra_quantities(job: Job, target: str) -> list[str]:
