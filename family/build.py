@@ -20,6 +20,7 @@ from family.records import summary_table, write_family, write_search
 from family.run_folder import explain_disk_trouble, hold_run, write_json
 from family.search import search
 from family.spec import Spec
+from family.storages import check_url, hide_password
 from family.teachers import teacher_score
 from reports import draw_report
 
@@ -40,6 +41,7 @@ def build(spec: Spec, run: Path | None, dry_run: bool, show: Show, watch: Watch 
 
     `show` is told lines to keep, `watch` what is running.
     """
+    check_machines(spec)
     folder = (run or Path("runs") / spec.name).absolute()
     with hold_run(folder), explain_disk_trouble(folder):
         freeze_input(spec, folder)
@@ -73,6 +75,15 @@ def build_family(job: Job) -> Outcome:
     return Outcome(0 if complete else 3, family, job.folder, table)
 
 
+def check_machines(spec: Spec) -> None:
+    """Raises Mistakes where the search's storage or cluster cannot be used, before any work."""
+    if spec.search.storage is not None:
+        check_url(spec.search.storage)
+    elif spec.search.engine_cluster is not None:
+        needs = "needs search.storage, which every node of the cluster can reach: postgresql://user@host/database."
+        raise mistake("search.engine_cluster", needs)
+
+
 def score_teacher(job: Job) -> None:
     """Say how good the teacher is on validation data, also on augmented views; near chance, the run stops here."""
     job.watch(Stage("asking the teacher about val"))
@@ -93,8 +104,11 @@ def all_skipped(job: Job) -> Outcome:
 
 
 def freeze_input(spec: Spec, folder: Path) -> None:
-    """Keep the run's own copy of its input."""
-    write_json(folder / "spec.json", spec.model_dump(mode="json"))
+    """Keep the run's own copy of its input, without a password."""
+    kept = spec.model_dump(mode="json")
+    if spec.search.storage is not None:
+        kept["search"]["storage"] = hide_password(spec.search.storage)
+    write_json(folder / "spec.json", kept)
 
 
 def cache_folder(folder: Path) -> Path:

@@ -21,8 +21,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from family.job import Job
+from family.errors import mistake
+from family.job import Job, Show
 from family.run_folder import write_beside
+from family.spec import Spec
+from family.storages import check_url
 
 LEAVE_S = 600.0  # how long a worker may take to finish its last candidate
 NAME = "STUDENT_FAMILY_WORKER"
@@ -109,7 +112,6 @@ def work(settings: Mapping[str, Any]) -> None:
     """What a worker that shares the main command's run folder does: join the search until it is over."""
     from family.job import open_job
     from family.search import join_search
-    from family.spec import Spec
 
     run = Path(settings["run"])
     kept = json.loads((run / "spec.json").read_text())
@@ -117,6 +119,24 @@ def work(settings: Mapping[str, Any]) -> None:
     search = spec.search.model_copy(update={"storage": settings["storage"]})
     job = open_job(spec.model_copy(update={"search": search}), run, Path(settings["cache"]), print)
     join_search(job, study=settings["study"])
+
+
+def join(spec: Spec, run: Path, show: Show, cache: Path | None = None, study: str | None = None, wait_s: float = 0) -> int:
+    """What a worker elsewhere does, in a run folder of its own; how many candidates it judged.
+
+    Raises Mistakes without `search.storage`, RunInUse, RunFailed where there is no such search.
+    """
+    from family.build import cache_folder
+    from family.job import open_job
+    from family.run_folder import explain_disk_trouble, hold_run
+    from family.search import join_search
+
+    if spec.search.storage is None:
+        raise mistake("search.storage", "must say where the search is: postgresql://user@host/database.")
+    check_url(spec.search.storage)
+    with hold_run(run), explain_disk_trouble(run):
+        job = open_job(spec, run, cache or cache_folder(run), show)
+        return join_search(job, study, wait_s)
 
 
 if __name__ == "__main__":
