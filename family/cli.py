@@ -198,9 +198,13 @@ def describe_command(command: Callable[[Sequence[str]], int]) -> argparse.Argume
 def worker_command(arguments: Sequence[str]) -> int:
     """join the search of a main command that runs elsewhere, through search.storage"""
     parser = describe_command(worker_command)
-    parser.add_argument("--budgets", type=Path, required=True, metavar="FILE", help="the same file as the main command's")
+    parser.add_argument(
+        "--budgets", type=Path, required=True, metavar="FILE", help="the same file as the main command's"
+    )
     parser.add_argument("--storage", metavar="URL", help="where the search is, instead of search.storage")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="this worker's own folder (default: runs/<name>-worker)")
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="this worker's own folder (default: runs/<name>-worker)"
+    )
     parser.add_argument(
         "--wait", type=read_count, default=600, metavar="SECONDS", help="for the main command to begin (default: 600)"
     )

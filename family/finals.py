@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from benchmark import (
 )
 from family import spaces
 from family.candidates import measure_untrained, over_limits, write_feeds
+from family.host_lock import measure_alone
 from family.job import Job, cost_limits, limits_of
 from family.progress import Stage
 from family.run_folder import recall, remember
@@ -140,17 +142,18 @@ def measure_finalists(
         else:
             measured[identity] = kept
     job.watch(Stage(f"measuring {len(finalists)} finalists, nothing else running"))
-    latencies = {name: time_afresh(job, new, recipe, name, bench) for name, bench in benches.items()}
-    for identity, params in new.items():
-        path, inputs = measuring_inputs(job, params, recipe, benches)
-        figures = {
-            name: {
-                precision: measure_file(job, name, path.parent / precision / "model.onnx", bench, latencies[name])
-                for precision in job.precisions
+    with measure_alone(job.show) if new else contextlib.nullcontext():
+        latencies = {name: time_afresh(job, new, recipe, name, bench) for name, bench in benches.items()}
+        for identity, params in new.items():
+            path, inputs = measuring_inputs(job, params, recipe, benches)
+            figures = {
+                name: {
+                    precision: measure_file(job, name, path.parent / precision / "model.onnx", bench, latencies[name])
+                    for precision in job.precisions
+                }
+                for name, bench in benches.items()
             }
-            for name, bench in benches.items()
-        }
-        measured[identity] = remember(path, inputs, partial(dict, figures))
+            measured[identity] = remember(path, inputs, partial(dict, figures))
     return measured
 
 

@@ -121,7 +121,9 @@ def work(settings: Mapping[str, Any]) -> None:
     join_search(job, study=settings["study"])
 
 
-def join(spec: Spec, run: Path, show: Show, cache: Path | None = None, study: str | None = None, wait_s: float = 0) -> int:
+def join(
+    spec: Spec, run: Path, show: Show, cache: Path | None = None, study: str | None = None, wait_s: float = 0
+) -> int:
     """What a worker elsewhere does, in a run folder of its own; how many candidates it judged.
 
     Raises Mistakes without `search.storage`, RunInUse, RunFailed where there is no such search.
