@@ -31,6 +31,7 @@ from family.candidates import (
     over_limits,
     violation,
 )
+from family.cluster import place_workers
 from family.crew import Crew, Measure, hand_over, left_by_process, left_by_silence, never_left, trials_to_run
 from family.engines import Judge, open_judge
 from family.job import Job, cost_limits
@@ -72,7 +73,8 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched
     enqueue_start(study, job)
     publish(study, job, recipe, judge, list(benches))
     measure = partial(measure_here, job, benches)
-    with start_workers(job, study.study_name, count_workers(job.spec.search.workers) - 1) as alive:
+    here, name = count_workers(job.spec.search.workers) - 1, study.study_name
+    with start_workers(job, name, here) as alive, place_workers(job, name):
         run_turns(study, job, judge, gather_crew(study, job, list(benches), measure, alive))
     run_turns(study, job, judge, gather_crew(study, job, list(benches), measure, alone))  # what the last workers left
     study.set_user_attr("over", True)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from family.errors import mistake
+from family.errors import StudentFamilyError, mistake
 from family.job import Job, Show
 from family.run_folder import write_beside
 from family.spec import Spec
@@ -73,10 +73,15 @@ def start_workers(job: Job, study: str, count: int) -> Iterator[Alive]:
                 process.stdin.close()
 
 
+def settings_of(job: Job, study: str) -> dict[str, Any]:
+    """What a worker process reads from its input. It may hold a password, so it never stands in a command line."""
+    spec = job.spec.model_dump(mode="json")
+    return {"spec": spec, "folder": str(job.spec.folder), "cache": str(job.cache), "study": study}
+
+
 def start_worker(job: Job, study: str, name: str) -> subprocess.Popen[bytes]:
-    """Its last words are kept in the run folder. What may hold a password goes by its input, which nobody else sees."""
-    folders = {"run": str(job.folder), "folder": str(job.spec.folder), "cache": str(job.cache)}
-    settings = json.dumps(folders | {"study": study, "storage": job.spec.search.storage})
+    """Its last words are kept in the run folder."""
+    settings = json.dumps(settings_of(job, study) | {"run": str(job.folder), "elsewhere": False})
     with log_of(job, name).open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "family.workers"],
@@ -99,8 +104,20 @@ def log_of(job: Job, name: str) -> Path:
 
 def leave_with_caller() -> None:
     """End this process, whatever it does, when the one that started it is gone."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not through sys.stdin, whose lock would be missed when this process ends by itself
+        continue
     os._exit(1)
+
+
+def read_settings() -> dict[str, Any]:
+    """The first line of this process's input."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(0, 1)
+        if not part:
+            sys.exit("no settings were given")
+        line += part
+    return dict(json.loads(line))
 
 
 def count_workers(asked: int | str) -> int:
@@ -109,16 +126,17 @@ def count_workers(asked: int | str) -> int:
 
 
 def work(settings: Mapping[str, Any]) -> None:
-    """What a worker that shares the main command's run folder does: join the search until it is over."""
+    """What a worker process does: join the search until it is over, in the main command's run folder or `elsewhere`,
+    in one of its own."""
     from family.job import open_job
     from family.search import join_search
 
-    run = Path(settings["run"])
-    kept = json.loads((run / "spec.json").read_text())
-    spec = Spec.model_validate(kept | {"folder": Path(settings["folder"])})
-    search = spec.search.model_copy(update={"storage": settings["storage"]})
-    job = open_job(spec.model_copy(update={"search": search}), run, Path(settings["cache"]), print)
-    join_search(job, study=settings["study"])
+    spec = Spec.model_validate(settings["spec"] | {"folder": Path(settings["folder"])})
+    run, cache = Path(settings["run"]), Path(settings["cache"])
+    if settings["elsewhere"]:
+        join(spec, run, print, cache, settings["study"])
+    else:
+        join_search(open_job(spec, run, cache, print), settings["study"])
 
 
 def join(
@@ -136,12 +154,16 @@ def join(
     if spec.search.storage is None:
         raise mistake("search.storage", "must say where the search is: postgresql://user@host/database.")
     check_url(spec.search.storage)
+    os.environ.setdefault(NAME, "worker")
     with hold_run(run), explain_disk_trouble(run):
         job = open_job(spec, run, cache or cache_folder(run), show)
         return join_search(job, study, wait_s)
 
 
 if __name__ == "__main__":
-    told = json.loads(sys.stdin.buffer.readline())
+    told = read_settings()
     threading.Thread(target=leave_with_caller, daemon=True).start()
-    work(told)
+    try:
+        work(told)
+    except StudentFamilyError as problem:  # its last words are shown by who started it
+        sys.exit(str(problem))
