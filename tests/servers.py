@@ -41,6 +41,11 @@ class Postgres:
     def url(self) -> str:
         return f"postgresql://family:secret@127.0.0.1:{self.port}/postgres"
 
+    @property
+    def driver_url(self) -> str:
+        """For Optuna itself, which leaves the driver to SQLAlchemy: it may take one that is not here."""
+        return self.url.replace("postgresql://", "postgresql+psycopg2://")
+
     def control(self, *words: str) -> None:
         run_as(self.user, [find_program("pg_ctl"), "-D", str(self.folder / "data"), "-w", *words])
 

@@ -19,8 +19,10 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from servers import Postgres, free_port, start_postgres
+from sqlalchemy.exc import SQLAlchemyError
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -102,7 +104,7 @@ def wait_for(url: str, what: Callable[[list[FrozenTrial]], bool], seconds: float
     while time.monotonic() < end:
         try:
             trials = read_trials(url)
-        except (ValueError, Exception):  # noqa: BLE001  no study yet, or no tables
+        except (ValueError, SQLAlchemyError, StorageInternalError):  # no study yet, or no tables
             trials = []
         if what(trials):
             return trials
@@ -171,7 +173,7 @@ def test_two_workers_with_folders_of_their_own(tmp_path: Path, postgres: Postgre
     time.sleep(10)
     finish(start_main(main), folder=main)
     finish(worker, folder=other)
-    trials = read_trials(postgres.url)
+    trials = read_trials(postgres.driver_url)
     check_all_told(trials)
     assert {worker_of(t).split()[0] for t in trials} == {"main", "worker"}
     check_same_family(main, alone)
@@ -183,17 +185,17 @@ def test_two_workers_with_folders_of_their_own(tmp_path: Path, postgres: Postgre
     # both are over: the same command again asks nothing more
     finish(start_worker(other), folder=other)
     finish(start_main(main), folder=main)
-    assert len(read_trials(postgres.url)) == 8
+    assert len(read_trials(postgres.driver_url)) == 8
 
 
 def test_a_worker_killed_at_work(tmp_path: Path, postgres: Postgres, alone: Path) -> None:
     main, other = (write_file(tmp_path / name, postgres.url) for name in ("main", "other"))
     leader, worker = start_main(main), start_worker(other)
-    trials = wait_for(postgres.url, at_work("worker"))
+    trials = wait_for(postgres.driver_url, at_work("worker"))
     os.killpg(worker.pid, signal.SIGKILL)
     left = [t.number for t in trials if worker_of(t).startswith("worker") and t.state == TrialState.RUNNING]
     finish(leader, folder=main)
-    trials = read_trials(postgres.url)
+    trials = read_trials(postgres.driver_url)
     check_all_told(trials)
     assert left
     check_same_family(main, alone)
@@ -203,22 +205,22 @@ def test_the_main_command_killed_and_resumed(tmp_path: Path, postgres: Postgres,
     """The worker goes on meanwhile and takes up what the main command left."""
     main, other = (write_file(tmp_path / name, postgres.url) for name in ("main", "other"))
     leader, worker = start_main(main), start_worker(other)
-    wait_for(postgres.url, lambda trials: at_work("main")(trials) and at_work("worker")(trials))
+    wait_for(postgres.driver_url, lambda trials: at_work("main")(trials) and at_work("worker")(trials))
     os.killpg(leader.pid, signal.SIGKILL)
     finish(worker, folder=other)
-    check_all_told(read_trials(postgres.url))
+    check_all_told(read_trials(postgres.driver_url))
     finish(start_main(main), folder=main)
-    check_all_told(read_trials(postgres.url))
+    check_all_told(read_trials(postgres.driver_url))
     check_same_family(main, alone)
 
 
 def test_the_database_restarted(tmp_path: Path, postgres: Postgres, alone: Path) -> None:
     main, other = (write_file(tmp_path / name, postgres.url) for name in ("main", "other"))
     processes = [start_main(main), start_worker(other)]
-    wait_for(postgres.url, lambda trials: sum(t.state == TrialState.COMPLETE for t in trials) >= 2)
+    wait_for(postgres.driver_url, lambda trials: sum(t.state == TrialState.COMPLETE for t in trials) >= 2)
     postgres.restart(away_s=8)
     finish(*processes, folder=main)
-    check_all_told(read_trials(postgres.url))
+    check_all_told(read_trials(postgres.driver_url))
     check_same_family(main, alone)
 
 
@@ -228,7 +230,7 @@ def test_an_unlike_host_trains_and_never_measures(tmp_path: Path, postgres: Post
     guest = start(other, "-c", GUEST)
     finish(start_main(main), folder=main)
     finish(guest, folder=other)
-    trials = read_trials(postgres.url)
+    trials = read_trials(postgres.driver_url)
     check_all_told(trials)
     by_guest = [t for t in trials if worker_of(t).startswith("worker")]
     assert by_guest
@@ -245,7 +247,7 @@ def test_sizes_alone_any_host_may_say(tmp_path: Path, postgres: Postgres, alone:
     guest = start(other, "-c", GUEST)
     finish(start_main(main), folder=main)
     finish(guest, folder=other)
-    check_all_told(read_trials(postgres.url))
+    check_all_told(read_trials(postgres.driver_url))
     assert "it trains only" not in (other / "said").read_text()
     check_same_family(main, alone)
 
@@ -256,7 +258,7 @@ def test_through_a_grpc_proxy(tmp_path: Path, postgres: Postgres, alone: Path) -
         "import sys; from optuna.storages import get_storage, run_grpc_proxy_server as run\n"
         "run(get_storage(sys.argv[1]), host='127.0.0.1', port=int(sys.argv[2]))"
     )
-    proxy = subprocess.Popen([sys.executable, "-P", "-W", "ignore", "-c", serve, postgres.url, str(port)])
+    proxy = subprocess.Popen([sys.executable, "-P", "-W", "ignore", "-c", serve, postgres.driver_url, str(port)])
     try:
         main, other = (write_file(tmp_path / name, f"grpc://127.0.0.1:{port}") for name in ("main", "other"))
         worker = start_worker(other)
@@ -265,7 +267,7 @@ def test_through_a_grpc_proxy(tmp_path: Path, postgres: Postgres, alone: Path) -
     finally:
         proxy.terminate()
         proxy.wait()
-    check_all_told(read_trials(postgres.url))
+    check_all_told(read_trials(postgres.driver_url))
     check_same_family(main, alone)
 
 
@@ -283,7 +285,7 @@ def test_a_node_of_a_ray_cluster_lost(tmp_path: Path, postgres: Postgres, alone:
         asks = f", engine_cluster: {{kind: ray, address: '{cluster.address}'}}"
         main = write_file(tmp_path / "main", postgres.url, cluster=asks)
         leader = start_main(main)
-        wait_for(postgres.url, at_work("node"))
+        wait_for(postgres.driver_url, at_work("node"))
         cluster.remove_node(nodes[0], allow_graceful=False)
         finish(leader, folder=main)
     finally:
@@ -291,7 +293,7 @@ def test_a_node_of_a_ray_cluster_lost(tmp_path: Path, postgres: Postgres, alone:
         os.environ.pop("STUDENT_FAMILY_CACHE")
         if before is not None:
             os.environ["STUDENT_FAMILY_CACHE"] = before
-    trials = read_trials(postgres.url)
+    trials = read_trials(postgres.driver_url)
     check_all_told(trials)
     assert any(worker_of(t).startswith("node") for t in trials)
     (store,) = cache.glob("soft-targets/*/done.json")
