@@ -24,6 +24,7 @@ from family.workers import Alive, folder_name, worker_name
 
 ASKS_PER_TRIAL = 20  # an endless run of infeasible asks ends here
 AHEAD = 2  # measured candidates that wait for each guest: one more while it trains
+CROWD = 1000  # workers that ask at one moment are fewer: with more room than that none is surplus
 PAUSE_S = 0.2  # between two looks at a study on which others run all that is wanted
 PAUSE_SHARED_S = 1.0
 
@@ -87,8 +88,9 @@ def trials_to_run(study: optuna.Study, job: Job, crew: Crew) -> Iterator[Trial]:
             if over:
                 job.show(over)
             return
-        trial = take(study, now, wanted - done - len(running), crew)
-        if trial is None or put_back_surplus(study, trial, wanted):
+        room = wanted - done - len(running)
+        trial = take(study, now, room, crew)
+        if trial is None or (room <= CROWD and put_back_surplus(study, trial, wanted)):
             time.sleep(pause)
             continue
         pace = (time.monotonic() - begin) / (done - first) if done > first else None
