@@ -24,18 +24,18 @@ PATIENCE_S = 600.0  # for one step of each who trains, and for other measurings 
 
 
 @contextlib.contextmanager
-def measure_alone(warn: Callable[[str], None], place: Path = PLACE, patience_s: float = PATIENCE_S) -> Iterator[None]:
+def measure_alone(warn: Callable[[str], None], patience_s: float = PATIENCE_S) -> Iterator[None]:
     """Hold the host while this lasts. Warns, and goes on, where it does not become free within the patience."""
-    with open_lock(place, "door") as door, open_lock(place, "room") as room:
+    with open_lock("door") as door, open_lock("room") as room:
         if not (take(door, patience_s) and take(room, patience_s)):
-            warn(f"warning: others still use this host after {patience_s:g} s, so timings may be off ({place}-*.lock)")
+            warn(f"warning: others still use this host after {patience_s:g} s, so timings may be off ({PLACE}-*.lock)")
         yield
 
 
 @contextlib.contextmanager
-def train_in_turn(place: Path = PLACE) -> Iterator[Callable[[], None]]:
+def train_in_turn() -> Iterator[Callable[[], None]]:
     """What to call before each step: it returns when nobody measures here. Costs a look at the clock each time."""
-    with open_lock(place, "door") as door, open_lock(place, "room") as room:
+    with open_lock("door") as door, open_lock("room") as room:
         yield Turn(door, room).wait
 
 
@@ -75,9 +75,9 @@ def take(handle: IO[str], patience_s: float) -> bool:
 
 
 @contextlib.contextmanager
-def open_lock(place: Path, part: str) -> Iterator[IO[str]]:
+def open_lock(part: str) -> Iterator[IO[str]]:
     """The file, made for everyone; one of another user's is locked without being written to."""
-    path = place.with_name(f"{place.name}-{part}.lock")
+    path = PLACE.with_name(f"{PLACE.name}-{part}.lock")
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o644)
         os.fchmod(descriptor, 0o644)

@@ -1,77 +1,91 @@
 """Several workers and hosts, as far as that needs no server: locks, pulses, passwords, the file's mistakes."""
 
-import multiprocessing
+import contextlib
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
 import pytest
+import torch
+from fake_task import open_numbers
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
-from family import storages
+from family import finals, host_lock, storages
 from family.beats import Lookout, Pulse
+from family.build import build, freeze_input
+from family.cli import main
+from family.cluster import connect_to_ray
 from family.errors import Mistakes, RunFailed
 from family.host_lock import measure_alone, train_in_turn
 from family.run_folder import remember
+from family.soft_targets import SoftTargets
+from family.spec import Spec, read_spec
 from family.storages import Patient, check_url, hide_password, open_storage
+from family.train import train
+from family.types import Training
+
+MEASURE = """
+import sys, time
+from pathlib import Path
+from family import host_lock
+host_lock.PLACE = Path(sys.argv[1])
+with host_lock.measure_alone(print):
+    begin = time.monotonic()
+    time.sleep(0.4)
+    print(begin, time.monotonic())
+"""
 
 
-def take_steps(place: Path, log: Path, over: float) -> None:
-    """A training worker: each step takes 5 ms, and its begin and end are written down."""
-    with train_in_turn(place) as wait, log.open("w") as told:
-        while time.monotonic() < over:
-            wait()
-            begin = time.monotonic()
-            time.sleep(0.005)
-            told.write(f"{begin} {time.monotonic()}\n")
-            told.flush()
+def train_until(over: threading.Event, steps: list[float], folder: Path) -> None:
+    """A training worker: when each of its steps ended is written down."""
+    task = open_numbers(folder)
+    training = Training("labels", 0.01, 1_000_000 // task.rows("train"), seed=0, views=1)
+
+    def on_step(step: int) -> None:
+        steps.append(time.monotonic())
+        time.sleep(0.002)
+        if over.is_set():
+            raise InterruptedError
+
+    with contextlib.suppress(InterruptedError):
+        train(torch.nn.Linear(4, 3), task, SoftTargets("none", 1, 3, 0, {}), training, on_step=on_step)
 
 
-def measure_finalists(place: Path, log: Path, after: float) -> None:
-    """The final measuring of one target."""
-    time.sleep(after)
-    with measure_alone(print, place):
-        begin = time.monotonic()
-        time.sleep(0.4)
-        log.write_text(f"{begin} {time.monotonic()}\n")
-
-
-def read_spans(log: Path) -> list[tuple[float, float]]:
-    return [(float(a), float(b)) for a, b in (line.split() for line in log.read_text().splitlines())]
-
-
-def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
-
-
-def test_no_step_is_taken_while_two_targets_are_measured(tmp_path: Path) -> None:
-    fork, place = multiprocessing.get_context("spawn"), tmp_path / "host"
-    logs = [tmp_path / name for name in ("steps", "one", "two")]
-    trainer = fork.Process(target=take_steps, args=(place, logs[0], time.monotonic() + 6))
-    measurers = [fork.Process(target=measure_finalists, args=(place, log, 0.1)) for log in logs[1:]]
+def test_no_step_is_taken_while_two_targets_are_measured(own_host: None, tmp_path: Path) -> None:
+    steps: list[float] = []
+    over = threading.Event()
+    trainer = threading.Thread(target=train_until, args=(over, steps, tmp_path / "data"))
     trainer.start()
-    end = time.monotonic() + 60
-    while not (logs[0].exists() and len(logs[0].read_text()) > 100) and time.monotonic() < end:
+    while len(steps) < 5:
         time.sleep(0.01)
-    for process in measurers:
-        process.start()
-    for process in (*measurers, trainer):
-        process.join()
-        assert process.exitcode == 0
-    steps, (one,), (two,) = map(read_spans, logs)
-    assert not overlap(one, two)  # nor are both measured at once
-    for measured in (one, two):
-        assert not [step for step in steps if overlap(step, measured)]
-    assert steps[0][0] < min(one[0], two[0])
-    assert steps[-1][1] > max(one[1], two[1])  # it went on afterwards
+        assert trainer.is_alive()
+    command = [sys.executable, "-P", "-c", MEASURE, str(host_lock.PLACE)]
+    measurers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [measurer.communicate(timeout=120)[0] for measurer in measurers]
+    time.sleep(0.3)
+    over.set()
+    trainer.join()
+    (one_begin, one_end), (two_begin, two_end) = sorted(tuple(map(float, line.split())) for line in said)
+    assert one_end <= two_begin  # nor are both measured at once
+    assert not [step for step in steps if one_begin <= step <= one_end or two_begin <= step <= two_end]
+    assert steps[0] < one_begin
+    assert steps[-1] > two_end  # it went on afterwards
 
 
-def test_a_step_boundary_costs_next_to_nothing(tmp_path: Path) -> None:
-    with train_in_turn(tmp_path / "host") as wait:
+@pytest.fixture
+def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_lock, "PLACE", tmp_path / "host")
+
+
+def test_a_step_boundary_costs_next_to_nothing(own_host: None) -> None:
+    with train_in_turn() as wait:
         begin = time.perf_counter()
         for _ in range(100_000):
             wait()
@@ -79,39 +93,35 @@ def test_a_step_boundary_costs_next_to_nothing(tmp_path: Path) -> None:
     assert each < 20e-6  # a tiny student's step takes 500 µs and more
 
 
-def test_measuring_goes_on_with_a_warning_where_a_trainer_hangs(tmp_path: Path) -> None:
+def test_measuring_goes_on_with_a_warning_where_a_trainer_hangs(own_host: None) -> None:
     said: list[str] = []
-    with train_in_turn(tmp_path / "host") as wait:
+    with train_in_turn() as wait:
         wait()
-        with measure_alone(said.append, tmp_path / "host", patience_s=0.1):
+        with measure_alone(said.append, patience_s=0.1):
             pass
     assert "others still use this host" in said[0]
-    with measure_alone(said.append, tmp_path / "host", patience_s=0.1):
+    with measure_alone(said.append, patience_s=0.1):
         pass
     assert len(said) == 1
 
 
-def work_once(folder: Path, queue: object) -> None:
+def test_workers_on_one_candidate_share_the_work(tmp_path: Path) -> None:
+    done, results = [], []
+
     def work() -> int:
-        with (folder / "done").open("a") as log:
-            log.write("x")
-        time.sleep(0.3)
+        done.append("once")
+        time.sleep(0.2)
         return 7
 
-    queue.put(remember(folder / "candidate.json", ["same"], work))  # type: ignore[attr-defined]
-
-
-def test_two_workers_on_one_candidate_share_the_work(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    queue = spawn.Queue()
-    workers = [spawn.Process(target=work_once, args=(tmp_path, queue)) for _ in range(3)]
+    wanted = lambda: results.append(remember(tmp_path / "candidate.json", ["same"], work))  # noqa: E731
+    workers = [threading.Thread(target=wanted) for _ in range(3)]
     for worker in workers:
         worker.start()
-    assert [queue.get(timeout=60) for _ in workers] == [7, 7, 7]
     for worker in workers:
         worker.join()
-    assert (tmp_path / "done").read_text() == "x"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["candidate.json", "done"]
+    assert results == [7, 7, 7]
+    assert done == ["once"]
+    assert [p.name for p in tmp_path.iterdir()] == ["candidate.json"]
 
 
 def test_work_that_fails_lets_the_next_one_try(tmp_path: Path) -> None:
@@ -280,3 +290,108 @@ def test_states_stay_within_optunas_rules() -> None:
     assert storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
     assert storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
     assert not storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
+
+
+def test_finalists_are_measured_under_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[str] = []
+
+    @contextlib.contextmanager
+    def hold(warn: object):  # type: ignore[no-untyped-def]
+        held.append("taken")
+        yield
+        held.append("free")
+
+    monkeypatch.setattr(finals, "measure_alone", hold)
+    monkeypatch.setattr(finals, "measuring_inputs", lambda *given: (Path("f/measurements.json"), [1]))
+    monkeypatch.setattr(finals, "recall", lambda path, inputs: None)
+    monkeypatch.setattr(finals, "time_afresh", lambda *given: held.append("timed") or {})
+    monkeypatch.setattr(finals, "measure_file", lambda *given: held.append("measured") or {})
+    monkeypatch.setattr(finals, "remember", lambda path, inputs, work: work())
+    job = SimpleNamespace(show=print, watch=lambda stage: None, precisions=["fp32"])
+    finals.measure_finalists(job, {"a": {}}, None, {"cpu": None})  # type: ignore[arg-type, dict-item]
+    assert held == ["taken", "timed", "measured", "free"]
+    monkeypatch.setattr(finals, "recall", lambda path, inputs: {})
+    finals.measure_finalists(job, {"a": {}}, None, {"cpu": None})  # type: ignore[arg-type, dict-item]
+    assert "taken" not in held[4:]  # what was measured before needs no quiet
+
+
+FILE = """
+data: digits
+teacher: digits
+students: {space: mlp}
+budgets: {best: {target: cpu}}
+search: {SEARCH}
+"""
+
+
+def read(folder: Path, search: str) -> Spec:
+    (folder / "budgets.yaml").write_text(FILE.replace("SEARCH", search))
+    return read_spec(folder / "budgets.yaml")
+
+
+def test_a_cluster_in_both_forms(tmp_path: Path) -> None:
+    short = read(tmp_path, "storage: 'postgresql://u@h/d', engine_cluster: ray").search.engine_cluster
+    assert short is not None
+    assert (short.kind, short.address, short.workers) == ("ray", "auto", "auto")
+    long = "storage: 'grpc://h:1', engine_cluster: {kind: ray, address: 'h:6379', workers: 4}"
+    cluster = read(tmp_path, long).search.engine_cluster
+    assert cluster is not None
+    assert (cluster.address, cluster.workers) == ("h:6379", 4)
+
+
+@pytest.mark.parametrize(
+    ("search", "where", "said"),
+    [
+        ("engine_cluster: rai", "search.engine_cluster", "must be ray. Got 'rai'. Did you mean 'ray'?"),
+        ("engine_cluster: {kind: ray, worker: 4}", "search.engine_cluster.worker", "Did you mean 'workers'?"),
+        ("engine_cluster: {kind: ray, workers: 0}", "search.engine_cluster.workers", "must be above 0 or auto. Got 0."),
+        ("storage: 'postgresq://u:secret@h/d'", "search.storage", "u:***@h/d'. Did you mean 'postgresql'?"),
+        ("storage: 'sqlite:///a.db'", "search.storage", "a journal in the run folder"),
+    ],
+)
+def test_mistakes_about_machines(tmp_path: Path, search: str, where: str, said: str) -> None:
+    with pytest.raises(Mistakes) as caught:
+        read(tmp_path, search)
+    (found,) = caught.value.mistakes
+    assert found.where == where
+    assert said in found.message
+
+
+def test_a_cluster_needs_a_storage(tmp_path: Path) -> None:
+    spec = read(tmp_path, "engine_cluster: ray")
+    with pytest.raises(Mistakes, match=r"search\.engine_cluster: needs search\.storage"):
+        build(spec, tmp_path / "run", False, print)
+
+
+def test_the_runs_copy_of_its_input_holds_no_password(tmp_path: Path) -> None:
+    spec = read(tmp_path, "storage: 'postgresql://u:secret@h/d'")
+    freeze_input(spec, tmp_path)
+    assert "postgresql://u:***@h/d" in (tmp_path / "spec.json").read_text()
+    assert "secret" not in (tmp_path / "spec.json").read_text()
+
+
+def test_the_worker_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    read(tmp_path, "trials: 4")
+    assert main(["worker", "--budgets", "budgets.yaml"]) == 2
+    assert "search.storage must say where the search is" in capsys.readouterr().err
+    monkeypatch.setattr(storages, "CONNECT_S", 1)
+    assert main(["worker", "--budgets", "budgets.yaml", "--storage", "grpc://127.0.0.1:1"]) == 1
+    said = capsys.readouterr().err
+    assert "search.storage cannot be reached at grpc://127.0.0.1:1" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "runs" / f"{tmp_path.name}-worker").is_dir()
+
+
+def test_ray_is_not_loaded_unless_asked_for() -> None:
+    code = "import sys, family.cluster, family.search; print('ray' in sys.modules, 'grpc' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_without_ray_its_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("family.cluster.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Mistakes, match=r"pip install 'student-family\[ray\]'"):
+        connect_to_ray("auto")

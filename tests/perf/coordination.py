@@ -39,7 +39,7 @@ from family.search import ByNumber, gather_crew, run_trial
 from family.spec import read_spec
 from family.studies import storage_of
 
-TRIALS = 1_000
+TRIALS = 10_000
 SECONDS = 15.0
 SPEC = """
 data: digits
