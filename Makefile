@@ -30,7 +30,9 @@ check: setup
 test: check
 	$(BIN)/python -P -m pytest -n 2
 
+# Needs a PostgreSQL server too: apt install postgresql (its tests start and stop one of their own)
 test-slow: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,postgres,grpc,ray]'
 	$(BIN)/python -P -m pytest -m slow --timeout=3600
 
 perf: setup

@@ -22,6 +22,7 @@ from family.run_folder import explain_disk_trouble, hold_run, write_json
 from family.search import search
 from family.spec import Spec
 from family.stand_in import compare_untrained
+from family.storages import check_url, hide_password
 from family.teacher_cost import measure_teacher
 from family.teachers import teacher_score
 from reports import draw_report
@@ -43,11 +44,11 @@ def build(spec: Spec, run: Path | None, dry_run: bool, show: Show, watch: Watch 
 
     `show` is told lines to keep, `watch` what is running.
     """
+    check_machines(spec)
     folder = (run or Path("runs") / spec.name).absolute()
     with hold_run(folder), explain_disk_trouble(folder):
         freeze_input(spec, folder)
         job = open_job(spec, folder, cache_folder(folder), show, watch, may_train=not dry_run)
-        warn_of_what_is_not_there(spec, show)
         if dry_run and not teacher_is_there(job):
             show("note: the built-in teacher is trained by the first run, not by this dry run; it is not scored")
         else:
@@ -82,6 +83,15 @@ def build_family(job: Job) -> Outcome:
     return Outcome(0 if complete else 3, family, job.folder, table)
 
 
+def check_machines(spec: Spec) -> None:
+    """Raises Mistakes where the search's storage or cluster cannot be used, before any work."""
+    if spec.search.storage is not None:
+        check_url(spec.search.storage)
+    elif spec.search.engine_cluster is not None:
+        needs = "needs search.storage, which every node of the cluster can reach: postgresql://user@host/database."
+        raise mistake("search.engine_cluster", needs)
+
+
 def teacher_is_there(job: Job) -> bool:
     """Whether it can be asked without training it first, which only the built-in one may need."""
     builtin = any(teacher.path == "digits" for teacher in job.spec.teacher)
@@ -97,12 +107,6 @@ def score_teacher(job: Job) -> None:
     job.show(said if augmented is None else f"{said}, {augmented:.4f} on augmented views of the same rows")
 
 
-def warn_of_what_is_not_there(spec: Spec, show: Show) -> None:
-    """Settings that are understood, and not followed yet."""
-    if spec.search.storage is not None:
-        show("warning: search.storage is not used by this version; the study is a journal in the run folder")
-
-
 def all_skipped(job: Job) -> Outcome:
     """No target of any budget can be measured here: nothing is trained."""
     budgets = {
@@ -114,8 +118,11 @@ def all_skipped(job: Job) -> Outcome:
 
 
 def freeze_input(spec: Spec, folder: Path) -> None:
-    """Keep the run's own copy of its input."""
-    write_json(folder / "spec.json", spec.model_dump(mode="json"))
+    """Keep the run's own copy of its input, without a password."""
+    kept = spec.model_dump(mode="json")
+    if spec.search.storage is not None:
+        kept["search"]["storage"] = hide_password(spec.search.storage)
+    write_json(folder / "spec.json", kept)
 
 
 def cache_folder(folder: Path) -> Path:

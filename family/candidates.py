@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark import Bench, host_fingerprint, measure_memory, measure_size, measurement_to_dict
+from benchmark import Bench, measure_memory, measure_size, measurement_to_dict
 from export import merge_front, quantise, to_onnx
 from family import spaces
 from family.job import Job, cost_limits, limits_of
@@ -21,6 +21,7 @@ from family.run_folder import content_id, remember, write_beside, write_json
 
 Params = Mapping[str, Any]
 CALIBRATION_ROWS = 256
+EXTRA = {"latency_p95_ms", "memory_mb"}  # measured only where a budget asks for them
 PAIRED_SECONDS = 0.1  # of a candidate; what comes to the finals is measured for longer
 
 
@@ -107,7 +108,7 @@ def remember_ladder(kept: Path, job: Job, name: str, references: Sequence[Path],
         with Bench(job.targets[name], references, feeds) as bench:
             return bench.ladder()
 
-    inputs = [job.student_id, job.precisions, opset(job), str(job.targets[name]), host_fingerprint()]
+    inputs = [job.student_id, job.precisions, opset(job), str(job.targets[name]), job.host]
     return remember(kept, inputs, measure)
 
 
@@ -165,9 +166,14 @@ def measure_untrained(job: Job, params: Params, benches: Mapping[str, Bench]) ->
     }
 
 
-def parts_of(job: Job, benches: Mapping[str, Bench]) -> list[tuple[str, str]]:
+def parts_of(job: Job, targets: Iterable[str]) -> list[tuple[str, str]]:
     """(target, what is measured and kept together): size and latency, then each quantity that budgets ask for too."""
-    return [(name, part) for name in benches for part in ("", *extra_quantities(job, name))]
+    return [(name, part) for name in targets for part in ("", *extra_quantities(job, name))]
+
+
+def part_of(quantity: str) -> str:
+    """The part that a quantity is kept in."""
+    return quantity if quantity in EXTRA else ""
 
 
 def measure_part(job: Job, params: Params, target: str, part: str, bench: Bench) -> dict[str, Any]:
@@ -180,16 +186,20 @@ def measure_part(job: Job, params: Params, target: str, part: str, bench: Bench)
         figures = {precision: measure_quickly(job, target, part, path, bench) for precision, path in graphs.items()}
         return {"figures": figures, "export_s": exported - start, "measure_s": time.monotonic() - exported}
 
+    return dict(remember(*measuring_place(job, params, target, part), work))
+
+
+def measuring_place(job: Job, params: Params, target: str, part: str) -> tuple[Path, list[Any]]:
+    """Where a part of an untrained candidate's measurements is kept, and what it depends on."""
     kept = candidate_folder(job, params) / "measurements" / f"{target}{part and '.' + part}.json"
-    inputs = [job.built_id, dict(params), job.precisions, opset(job), str(job.targets[target]), host_fingerprint()]
-    return dict(remember(kept, inputs, work))
+    return kept, [job.built_id, dict(params), job.precisions, opset(job), str(job.targets[target]), job.host]
 
 
 def extra_quantities(job: Job, target: str) -> list[str]:
     """What the target's budgets ask for beside size and latency, which every candidate is measured for."""
     budgets = [b for b in job.spec.budgets.values() if b.target == target]
     asked = {q for b in budgets for q in (*limits_of(b), b.cheapest_by) if q}
-    return sorted(asked & {"latency_p95_ms", "memory_mb"})
+    return sorted(asked & EXTRA)
 
 
 def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Bench) -> dict[str, Any]:
@@ -238,6 +248,20 @@ def limits_and_figures(
         limits = cost_limits(budget)
         for figures in costs.get(budget.target, {}).values():
             yield limits, figures
+
+
+def without_samples(costs: Mapping[str, Any]) -> dict[str, Any]:
+    """`{target: {precision: {quantity: figure}}}` as it goes into the study: small."""
+
+    def bare(figure: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in figure.items() if name != "samples"}
+
+    return {
+        target: {
+            p: {quantity: bare(figure) for quantity, figure in figures.items()} for p, figures in precisions.items()
+        }
+        for target, precisions in costs.items()
+    }
 
 
 def drawn_without_limits(job: Job, number: int) -> bool:

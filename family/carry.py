@@ -25,6 +25,7 @@ from family.candidates import (
     measure_untrained,
     told_cost,
     violation,
+    without_samples,
 )
 from family.job import Job, cost_limits
 from family.progress import Stage
@@ -32,7 +33,7 @@ from family.run_folder import write_json
 
 STUDIES = "studies.json"
 WILL_COUNT = (TrialState.COMPLETE, TrialState.WAITING)
-TOOK = ("export_s", "measure_s", "judge_s", "worker")
+TOOK = ("judge_s", "worker")
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,14 @@ def ask_earlier(study: optuna.Study, job: Job, names: list[str]) -> Iterator[Kno
         for name in names
         if name in there
         for trial in optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-        if trial.state.is_finished() and "id" in trial.user_attrs
+        if trial.state.is_finished() and "candidate" in trial.user_attrs
     ]
-    scores = {t.user_attrs["id"]: t.values[0] for _, t in trials if t.state == TrialState.COMPLETE}
-    scores |= {t.user_attrs["id"]: math.nan for _, t in trials if t.state == TrialState.FAIL}
+    scores = {t.user_attrs["candidate"]["id"]: t.values[0] for _, t in trials if t.state == TrialState.COMPLETE}
+    scores |= {t.user_attrs["candidate"]["id"]: math.nan for _, t in trials if t.state == TrialState.FAIL}
     for name, trial in trials:
-        if "origin" not in trial.user_attrs and not trial.user_attrs.get("predicted"):
-            origin, params = f"{name}/{trial.number}", trial.user_attrs["params"]
+        candidate = trial.user_attrs["candidate"]
+        if "origin" not in trial.user_attrs and not candidate.get("predicted"):
+            origin, params = f"{name}/{trial.number}", candidate["params"]
             yield Known(origin, trial, params, scores.get(candidate_id(job, params)))
 
 
@@ -124,14 +126,13 @@ def tell(study: optuna.Study, job: Job, known: Known, costs: Mapping[str, Any], 
     """Add a candidate whose score is known, or that fits nothing, as the study's own would stand there."""
     over = violation(job, costs)
     state = state_of(known.score, over <= 0 or is_limitless(job))
-    told: dict[str, Any] = {
-        "origin": known.origin,
-        "known": True,
+    candidate = known.trial.user_attrs["candidate"] | {
         "id": candidate_id(job, known.params),
-        "params": dict(known.params),
         "violation": over,
+        "costs": without_samples(costs),
         "fits": budgets_kept(job, costs),
     }
+    told: dict[str, Any] = {"origin": known.origin, "known": True, "candidate": candidate}
     told |= {name: known.trial.user_attrs[name] for name in TOOK if name in known.trial.user_attrs}
     values = [known.score or 0.0, *(told_cost(job, costs, name) for name in targets)]
     study.add_trial(

@@ -1,4 +1,4 @@
-"""The command line: `build-family --budgets FILE`, and init, doctor, report, verify, schema.
+"""The command line: `build-family --budgets FILE`, and init, doctor, report, verify, schema, worker.
 
 Exit codes: 0 done; 1 a failure of ours; 2 mistakes in the input; 3 finished, but a budget is missed or
 skipped; 130 stopped by the user. Nothing heavy is imported before it is needed.
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as left:  # argparse: 0 after --help, 2 for a wrong argument
         return left.code if isinstance(left.code, int) else 2
     except KeyboardInterrupt:
-        again = "; the same command goes on" if command is build_command else ""
+        again = "; the same command goes on" if command in (build_command, worker_command) else ""
         say(f"stopped{again}")
         return 130
     except Mistakes as problem:
@@ -195,6 +195,35 @@ def describe_command(command: Callable[[Sequence[str]], int]) -> argparse.Argume
     return argparse.ArgumentParser(prog=f"build-family {name}", description=command.__doc__)
 
 
+def worker_command(arguments: Sequence[str]) -> int:
+    """join the search of a main command that runs elsewhere, through search.storage"""
+    parser = describe_command(worker_command)
+    parser.add_argument(
+        "--budgets", type=Path, required=True, metavar="FILE", help="the same file as the main command's"
+    )
+    parser.add_argument("--storage", metavar="URL", help="where the search is, instead of search.storage")
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="this worker's own folder (default: runs/<name>-worker)"
+    )
+    parser.add_argument(
+        "--wait", type=read_count, default=600, metavar="SECONDS", help="for the main command to begin (default: 600)"
+    )
+    options = parser.parse_args(arguments)
+    from family.spec import read_spec
+    from family.workers import join
+
+    try:
+        spec = read_spec(options.budgets)
+        if options.storage is not None:
+            spec = spec.model_copy(update={"search": spec.search.model_copy(update={"storage": options.storage})})
+        run = (options.run or Path("runs") / f"{spec.name}-worker").absolute()
+        done = join(spec, run, say, wait_s=options.wait)
+    except Mistakes as problem:
+        return tell_mistakes(problem, options.budgets, as_json=False)
+    say(f"the search is over; this worker judged {done} candidates")
+    return 0
+
+
 def init_command(arguments: Sequence[str]) -> int:
     """write a commented budgets.yaml for your data"""
     from family.init import init
@@ -280,4 +309,5 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": report_command,
     "verify": verify_command,
     "schema": schema_command,
+    "worker": worker_command,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from benchmark import (
 )
 from family import spaces
 from family.candidates import measure_untrained, over_limits, write_feeds
+from family.host_lock import measure_alone
 from family.job import Job, cost_limits, limits_of
 from family.progress import Stage
 from family.race import Race, Runner, next_to_train
@@ -190,14 +192,17 @@ def measure_finalists(
     """
     job.watch(Stage(f"measuring {len(finalists)} finalists, nothing else running"))
     measured: dict[str, dict[str, Any]] = {identity: {} for identity in finalists}
-    for name, bench in benches.items():
-        places = {i: measuring_inputs(job, params, recipe, name) for i, params in finalists.items()}
-        new = {i: params for i, params in finalists.items() if recall(*places[i]) is None}
-        latencies = time_afresh(job, new, recipe, name, bench)
-        for identity, params in finalists.items():
-            folder = trained_folder(job, params, recipe)
-            measure = partial(measure_files, job, name, folder, bench, latencies)
-            measured[identity][name] = remember(*places[identity], measure)
+    places = {
+        (i, name): measuring_inputs(job, params, recipe, name) for i, params in finalists.items() for name in benches
+    }
+    new = {name: {i: p for i, p in finalists.items() if recall(*places[i, name]) is None} for name in benches}
+    with measure_alone(job.show) if any(new.values()) else contextlib.nullcontext():
+        for name, bench in benches.items():
+            latencies = time_afresh(job, new[name], recipe, name, bench)
+            for identity, params in finalists.items():
+                folder = trained_folder(job, params, recipe)
+                measure = partial(measure_files, job, name, folder, bench, latencies)
+                measured[identity][name] = remember(*places[identity, name], measure)
     return measured
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmark import Target, resolve_target, unavailable
+from benchmark import Target, host_fingerprint, resolve_target, unavailable
 from family import spaces
 from family.errors import Mistake, Mistakes
 from family.progress import Stage, Watch, watch_nothing
@@ -42,6 +42,7 @@ class Job:
     device: str
     show: Show
     watch: Watch = watch_nothing
+    host: str = field(default_factory=host_fingerprint)  # whose figures may stand beside this host's
 
     @property
     def precisions(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from benchmark import (
     Predictor,
     design_points,
     fit,
-    host_fingerprint,
     predict,
     predictor_from_dict,
     predictor_to_dict,
@@ -28,7 +28,7 @@ from family.candidates import extra_quantities, measure_untrained, opset, violat
 from family.features import count_features
 from family.job import Job, cost_limits
 from family.progress import Stage
-from family.run_folder import remember
+from family.run_folder import recall, remember
 from family.sampling import even_draws
 
 Params = Mapping[str, Any]
@@ -80,16 +80,34 @@ class Told(dict[str, dict[str, float]]):
 def open_filter(job: Job, benches: Mapping[str, Bench]) -> CostFilter | None:
     """Measure some students even in log cost, once a run, and fit; None where so few candidates are asked for that it
     would not pay, or where no cost is limited."""
-    count = min([job.spec.search.trials // 2, *(design_points(job.targets[name]) for name in benches)])
-    if count < FEWEST or not any(cost_limits(budget) for budget in job.spec.budgets.values()):
+    students = design(job, list(benches))
+    if not students:
         return None
-    students = even_draws(job, count)
-    if len(students) < FEWEST:
-        return None
-    measured = {name: [str(job.targets[name]), *extra_quantities(job, name)] for name in benches}
-    inputs = [job.student_id, job.precisions, opset(job), measured, host_fingerprint(), [dict(s) for s in students]]
-    kept = remember(job.folder / "measuring" / "predictors.json", inputs, partial(fit_students, job, students, benches))
+    kept = remember(*predictor_place(job, students, list(benches)), partial(fit_students, job, students, benches))
     return keep_useful(job, kept, students)
+
+
+def recall_filter(job: Job, targets: Sequence[str]) -> CostFilter | None:
+    """What the main command fitted in this run folder, for its workers; None where it did not, or elsewhere."""
+    students = design(job, targets)
+    kept = recall(*predictor_place(job, students, targets)) if students else None
+    return None if kept is None else keep_useful(job, kept, students)
+
+
+def design(job: Job, targets: Sequence[str]) -> Sequence[Params]:
+    """The students that are measured first; none where that would not pay."""
+    count = min([job.spec.search.trials // 2, *(design_points(job.targets[name]) for name in targets)])
+    if count < FEWEST or not any(cost_limits(budget) for budget in job.spec.budgets.values()):
+        return []
+    students = even_draws(job, count)
+    return students if len(students) >= FEWEST else []
+
+
+def predictor_place(job: Job, students: Sequence[Params], targets: Sequence[str]) -> tuple[Path, list[Any]]:
+    """Where the predictors are kept, and what they depend on."""
+    measured = {name: [str(job.targets[name]), *extra_quantities(job, name)] for name in targets}
+    inputs = [job.student_id, job.precisions, opset(job), measured, job.host, [dict(s) for s in students]]
+    return job.folder / "measuring" / "predictors.json", inputs
 
 
 def fit_students(job: Job, students: Sequence[Params], benches: Mapping[str, Bench]) -> dict[str, Any]:

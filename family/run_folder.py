@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -114,13 +114,41 @@ def write_table(path: Path, table: pd.DataFrame) -> Path:
 
 
 def remember(path: Path, inputs: Any, work: Callable[[], Any]) -> Any:
-    """The result of `work`, from `path` where it was done for the same `inputs`, else done now and kept."""
+    """The result of `work`, from `path` where it was done for the same `inputs`, else done now and kept. Of several
+    workers that want it at once, one does it and the others wait for it."""
     kept = recall(path, inputs)
     if kept is not None:
         return kept
-    result = json.loads(json.dumps(work(), default=_plain))
-    write_json(path, {"inputs": content_id(inputs), "result": result})
+    with hold_file(path.with_name(f".{path.name}.lock")):
+        kept = recall(path, inputs)
+        if kept is not None:
+            return kept
+        result = json.loads(json.dumps(work(), default=_plain))
+        write_json(path, {"inputs": content_id(inputs), "result": result})
     return result
+
+
+@contextlib.contextmanager
+def hold_file(path: Path) -> Iterator[None]:
+    """Wait for the lock at `path` and hold it; the file is gone afterwards, and the lock with a killed process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not is_at(path, handle):
+                continue  # who held it before has removed it
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def is_at(path: Path, handle: IO[str]) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(handle.fileno()).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def recall(path: Path, inputs: Any) -> Any | None:

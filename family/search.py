@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from benchmark import Bench, host_fingerprint
+from benchmark import Bench
 from family import spaces
+from family.beats import Lookout, Pulse
 from family.candidates import (
     budgets_kept,
     candidate_id,
     drawn_without_limits,
     measure_untrained,
-    opset,
     told_cost,
     violation,
+    without_samples,
 )
 from family.carry import carry_over, note_study
+from family.cluster import place_workers
+from family.crew import Crew, Measure, hand_over, left_by_process, left_by_silence, never_left, trials_to_run
 from family.engines import Judge, calibrate, open_judge
-from family.job import Job, limits_of
-from family.predicting import CostFilter, open_filter
-from family.progress import Stage
+from family.job import Job
+from family.predicting import CostFilter, open_filter, recall_filter
 from family.run_folder import content_id, write_beside
 from family.sampling import even_draws, start_draws
+from family.storages import Patient
 from family.students import training_id
+from family.studies import (
+    JOURNAL,
+    asked_for,
+    find_study,
+    keep_costs,
+    open_measuring,
+    open_same_judge,
+    publish,
+    storage_of,
+    study_id,
+)
 from family.types import Training
 from family.workers import Alive, count_workers, start_workers, worker_name
 
 Params = Mapping[str, Any]
-JOURNAL = "study.log"
-ASKS_PER_TRIAL = 20  # an endless run of infeasible asks ends here
 
 
 @dataclass(frozen=True)
@@ -74,45 +85,86 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched
     carry_over(study, job, judged_by, benches)
     note_study(job, study, judged_by)
     enqueue_start(study, job, costs)
-    with start_workers(job, count_workers(job.spec.search.workers) - 1) as alive:
-        for trial in trials_to_run(study, job, alive, judge.exact):
-            run_trial(study, trial, job, judge, benches, costs)
-    last = trials_to_run(study, job, lambda: frozenset({worker_name()}), judge.exact)
-    for trial in last:  # what the last workers left
-        run_trial(study, trial, job, judge, benches, costs)
+    publish(study, job, recipe, judge, list(benches))
+    measure = partial(measure_here, job, benches)
+    here, name = count_workers(job.spec.search.workers) - 1, study.study_name
+    with start_workers(job, name, here) as alive, place_workers(job, name):
+        run_turns(study, job, judge, gather_crew(study, job, list(benches), measure, alive, costs))
+    last = gather_crew(study, job, list(benches), measure, alone, costs)  # what the last workers left
+    run_turns(study, job, judge, last)
+    study.set_user_attr("over", True)
+    keep_costs(study, job, list(benches))
     return summarise(study, judge, costs, calibrate(job, recipe, judge))
 
 
-def join_search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> None:
-    """What a further worker does in a search that another process has begun."""
+def join_search(job: Job, study: str | None = None, wait_s: float = 0.0) -> int:
+    """What a further worker does in a search that the main command has begun; how many candidates it judged.
+
+    `study`: its name, where that is known; waits for it up to `wait_s` seconds. Raises RunFailed where there is none.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    judge = open_judge(job, recipe)
-    costs = open_filter(job, benches)
-    study = open_study(job, recipe, judge.name, list(benches))
-    for trial in trials_to_run(study, job, None, judge.exact):
-        run_trial(study, trial, job, judge, benches, costs)
+    joined = find_study(job, ByNumber(job), study, wait_s)
+    if joined.over:
+        job.show("this search is over")
+        return 0
+    job = replace(job, spec=asked_for(job.spec, joined.facts))
+    with contextlib.ExitStack() as stack:
+        measure = stack.enter_context(open_measuring(job, joined))
+        judge = open_same_judge(job, joined)
+        costs = recall_filter(job, joined.facts["targets"])
+        crew = gather_crew(joined.study, job, joined.facts["targets"], measure, None, costs)
+        return run_turns(joined.study, job, judge, crew)
+
+
+def run_turns(study: optuna.Study, job: Job, judge: Judge, crew: Crew) -> int:
+    """All of this worker's trials; how many it judged."""
+    told = 0
+    with crew.pulse.beating() if crew.pulse else contextlib.nullcontext():
+        for trial in trials_to_run(study, job, crew, judge.exact):
+            with crew.pulse.of(trial._trial_id) if crew.pulse else contextlib.nullcontext():
+                told += run_trial(study, trial, job, judge, crew)
+    return told
+
+
+def gather_crew(
+    study: optuna.Study,
+    job: Job,
+    targets: Sequence[str],
+    measure: Measure | None,
+    alive: Alive | None,
+    costs: CostFilter | None,
+) -> Crew:
+    """This worker's part; `alive`: who of the main command's processes lives, for that command alone."""
+    storage = study._storage
+    if not isinstance(storage, Patient):
+        is_left = partial(left_by_process, alive) if alive else never_left
+        return Crew(worker_name(), targets, measure, is_left, Lookout(), costs=costs)
+    lookout = Lookout(lambda: storage.back)
+    pulse = Pulse(study, guest=worker_name(job) if measure is None else None)
+    is_left = partial(left_by_silence, job, lookout, alive)
+    return Crew(worker_name(job), targets, measure, is_left, lookout, pulse, alive is not None, costs)
+
+
+def alone() -> frozenset[str]:
+    """Who lives of the main command's processes when its workers have ended."""
+    return frozenset({worker_name()})
+
+
+def measure_here(job: Job, benches: Mapping[str, Bench], params: Params) -> Mapping[str, Any]:
+    return measure_untrained(job, params, benches)
 
 
 def open_study(job: Job, recipe: Training, engine: str, targets: list[str]) -> optuna.Study:
     """The study of this space, recipe, engine, set of budgets and host; an earlier process's is taken up. What studies
     of other budgets know is carried into a new one (`carry.py`)."""
-    storage = JournalStorage(JournalFileBackend(str(job.folder / JOURNAL)))
     direction = StudyDirection.MAXIMIZE if job.task.score.higher_is_better else StudyDirection.MINIMIZE
     return optuna.create_study(
-        storage=storage,
+        storage=storage_of(job),
         study_name=study_id(job, recipe, engine, targets),
         directions=[direction] + [StudyDirection.MINIMIZE] * len(targets),
         load_if_exists=True,
         sampler=ByNumber(job),
     )
-
-
-def study_id(job: Job, recipe: Training, engine: str, targets: list[str]) -> str:
-    """Stands for everything that a trial's values, constraint and costs depend on."""
-    budgets = {name: [b.target, limits_of(b), b.cheapest_by] for name, b in job.spec.budgets.items()}
-    measured = {name: [str(job.targets[name]), job.spec.main_cost(name)] for name in targets}
-    trained = [job.student_id, training_id(job, recipe), engine]
-    return content_id(trained, budgets, measured, job.precisions, opset(job), host_fingerprint())
 
 
 def mend_journal(journal: Path) -> None:
@@ -202,34 +254,6 @@ def far_apart(draws: Sequence[Params]) -> list[Params]:
     return [draws[i] for i in sorted(range(len(draws)), key=lambda i: int(f"{i:016b}"[::-1], 2))]
 
 
-def trials_to_run(study: optuna.Study, job: Job, alive: Alive | None, exact: bool) -> Iterator[Trial]:
-    """New asks until enough candidates are judged or the minutes are over (those of earlier processes count, so that
-    a search that was over stays so). Who knows which workers are `alive` first takes up what others left running."""
-    begin, before, first = time.monotonic(), study.user_attrs.get("seconds", 0.0), judged(study)
-    wanted, minutes = trials_wanted(study, job), job.spec.search.minutes
-    most = wanted * ASKS_PER_TRIAL
-    while True:
-        living = alive() if alive else frozenset()
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        left = [t for t in running if alive and is_left(t, living)]
-        done = judged(study)
-        if left:
-            yield Trial(study, left[0]._trial_id)
-            continue
-        if done >= wanted or len(study.get_trials(deepcopy=False)) - waiting(study) >= most:
-            return
-        if minutes is not None and study.user_attrs.get("seconds", 0.0) > minutes * 60:
-            job.show(f"search: stopped after {minutes:g} minutes")
-            return
-        if done + len(running) >= wanted:
-            time.sleep(0.2)  # others run what is still wanted; some of it may be pruned
-            continue
-        pace = (time.monotonic() - begin) / (done - first) if done > first else None
-        job.watch(stage_of(study, job, pace, exact))
-        yield study.ask()
-        study.set_user_attr("seconds", before + time.monotonic() - begin)
-
-
 def count_preparation(study: optuna.Study, job: Job, seconds: float) -> None:
     """What the engine took to get ready counts as the search's, for at most half of the minutes: some candidates are
     judged in any case. Once: a resumed run's engine is ready."""
@@ -238,107 +262,71 @@ def count_preparation(study: optuna.Study, job: Job, seconds: float) -> None:
         study.set_user_attr("seconds", min(seconds, most))
 
 
-def is_left(trial: FrozenTrial, alive: frozenset[str]) -> bool:
-    """Whether a running trial is nobody's: of a dead worker, or of an earlier process of this name (this one is
-    between two trials). One without a name has just been asked for, if others are there to ask."""
-    worker = trial.user_attrs.get("worker")
-    if worker is None:
-        old = trial.datetime_start is not None and (datetime.now() - trial.datetime_start).total_seconds() > 60
-        return old or alive == {worker_name()}
-    return worker not in alive or worker == worker_name()
-
-
-def trials_wanted(study: optuna.Study, job: Job) -> int:
-    """How many are to be judged in all; with more than that known from before, those too."""
-    return job.spec.search.trials + int(study.user_attrs.get("beyond", 0))
-
-
-def waiting(study: optuna.Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-
-
-def stage_of(study: optuna.Study, job: Job, pace: float | None, exact: bool) -> Stage:
-    """How far the search is; `pace`: seconds a trained candidate takes, None where that is not known yet; `exact`:
-    its scores are those of trained students."""
-    done, wanted, minutes = judged(study), trials_wanted(study, job), job.spec.search.minutes
-    left = None if pace is None else (wanted - done) * pace
-    if left is not None and minutes is not None:
-        left = min(left, max(0.0, minutes * 60 - study.user_attrs.get("seconds", 0.0)))
-    better = max if job.task.score.higher_is_better else min
-    best: dict[str, float] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        for name in trial.user_attrs.get("fits", ()):
-            best[name] = better(best.get(name, trial.values[0]), trial.values[0])
-    shown = {name: best[name] for name in job.spec.budgets if name in best}
-    return Stage("search", done, wanted, left, shown, about=not exact, note=say_infeasible(study))
-
-
-def say_infeasible(study: optuna.Study) -> str:
-    """How many of the asks no budget allows, and how many of these were only predicted."""
-    pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-    told = sum(t.user_attrs.get("predicted", False) for t in pruned)
-    asked = len(pruned) + judged(study)
-    return f"{len(pruned)} of {asked} asked fit no budget ({told} by prediction)" if pruned else ""
-
-
-def judged(study: optuna.Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-
-
-def run_trial(
-    study: optuna.Study,
-    trial: Trial,
-    job: Job,
-    judge: Judge,
-    benches: Mapping[str, Bench],
-    predicted: CostFilter | None,
-) -> None:
+def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, crew: Crew) -> bool:
     """Prune the candidate where it is predicted to break every budget by far, or measured to fit none; else judge it
-    and tell."""
-    trial.set_user_attr("worker", worker_name())
+    and tell. Whether it was judged here: it may be left to a guest, or another worker may have told it meanwhile."""
+    try:
+        trial.set_user_attr("worker", crew.name)
+        candidate = trial.user_attrs.get("candidate")
+        if candidate is None:
+            free = drawn_without_limits(job, trial.number)
+            candidate = (None if free else predict_candidate(trial, job, crew)) or measure_candidate(trial, job, crew)
+            if candidate["violation"] > 0 and not free:
+                study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+                return False
+            if hand_over(study, trial, crew):
+                return False
+        judge_candidate(study, trial, candidate, job, judge, crew.targets)
+    except UpdateFinishedTrialError:
+        job.show(f"trial {trial.number}: another worker has told it")
+        return False
+    return True
+
+
+def predict_candidate(trial: Trial, job: Job, crew: Crew) -> dict[str, Any] | None:
+    """What is told of a candidate that breaks every budget even at its predicted best; None of all others."""
+    if crew.costs is None:
+        return None
     params = spaces.suggest(trial, job.space)
-    trial.set_user_attr("id", candidate_id(job, params))
-    trial.set_user_attr("params", params)
-    free = drawn_without_limits(job, trial.number)
-    if predicted is not None and not free:
-        over, at_best = predicted.judge(job, params)
-        if at_best > 0:
-            trial.set_user_attr("predicted", True)
-            prune(study, trial, over)
-            return
-    measured = measure_untrained(job, params, benches)
-    costs = measured["costs"]
+    over, at_best = crew.costs.judge(job, params)
+    return keep_candidate(trial, job, params, over, {"predicted": True}) if at_best > 0 else None
+
+
+def measure_candidate(trial: Trial, job: Job, crew: Crew) -> dict[str, Any]:
+    """What is known of it before training, kept beside the trial: costs without their samples, violation, …"""
+    assert crew.measure is not None
+    params = spaces.suggest(trial, job.space)
+    measured = crew.measure(params)
+    costs = without_samples(measured["costs"])
     over = violation(job, costs)
-    trial.set_user_attr("fits", budgets_kept(job, costs))
-    for name in ("export_s", "measure_s"):
-        trial.set_user_attr(name, measured[name])
-    if over > 0 and not free:
-        prune(study, trial, over)
-        return
-    tell_violation(trial, over)
-    begin = time.monotonic()
+    found = {"costs": costs, "fits": budgets_kept(job, costs), "host": job.host}
+    found |= {name: measured[name] for name in ("export_s", "measure_s")}
+    return keep_candidate(trial, job, params, over, found)
+
+
+def keep_candidate(trial: Trial, job: Job, params: Params, over: float, found: Mapping[str, Any]) -> dict[str, Any]:
+    if "budgets" not in trial.constraints:  # a trial that is taken up may have been told already
+        trial.set_constraint("budgets", over)
+    candidate = {"id": candidate_id(job, params), "params": dict(params), "violation": over, **found}
+    trial.set_user_attr("candidate", candidate)
+    return candidate
+
+
+def judge_candidate(
+    study: optuna.Study, trial: Trial, candidate: Mapping[str, Any], job: Job, judge: Judge, targets: Sequence[str]
+) -> None:
+    params, begin = candidate["params"], time.monotonic()
     score = judge.score(params)
     trial.set_user_attr("judge_s", time.monotonic() - begin)
     if math.isnan(score):
         job.show(f"trial {trial.number}: {describe(params)}  diverged")
-        study.tell(trial, state=TrialState.FAIL)
+        study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         return
-    costs_told = [told_cost(job, costs, name) for name in benches]
-    study.tell(trial, [score, *costs_told])
-    told = ", ".join(f"{job.spec.main_cost(n)} {c:.3g} on {n}" for n, c in zip(benches, costs_told, strict=True))
+    costs_told = [told_cost(job, candidate["costs"], name) for name in targets]
+    study.tell(trial, [score, *costs_told], skip_if_finished=True)
+    told = ", ".join(f"{job.spec.main_cost(n)} {c:.3g} on {n}" for n, c in zip(targets, costs_told, strict=True))
     val = "val" if judge.exact else "val about"
     job.show(f"trial {trial.number}: {describe(params)}  {val} {score:.4f}, {told}")
-
-
-def prune(study: optuna.Study, trial: Trial, over: float) -> None:
-    tell_violation(trial, over)
-    study.tell(trial, state=TrialState.PRUNED)
-
-
-def tell_violation(trial: Trial, over: float) -> None:
-    if "budgets" not in trial.constraints:  # a trial that is taken up may have been told already
-        trial.set_constraint("budgets", over)
-    trial.set_user_attr("violation", over)
 
 
 def describe(params: Mapping[str, Any]) -> str:
@@ -349,21 +337,8 @@ def summarise(
     study: optuna.Study, judge: Judge, costs: CostFilter | None, calibration: list[tuple[float, float]]
 ) -> Searched:
     """Every candidate with what became of it, and the search's own figures."""
-    trials = study.get_trials(deepcopy=False)
-    rows = [
-        {
-            "number": t.number,
-            "state": t.state.name.lower(),
-            "id": t.user_attrs.get("id"),
-            "params": t.user_attrs.get("params", t.params),
-            "violation": t.user_attrs.get("violation"),
-            "val": t.values[0] if t.values else None,
-            **{name: t.user_attrs.get(name) for name in ("export_s", "measure_s", "judge_s", "worker")},
-            "predicted": t.user_attrs.get("predicted", False),
-        }
-        for t in trials
-        if t.state.is_finished()
-    ]
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    rows = [row_of(t, t.user_attrs.get("candidate", {})) for t in trials]
     count = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "fail")}
     summary = {"engine": judge.name, **judge.facts, "asked": len(rows), "trials": count["complete"]}
     summary |= {"pruned": count["pruned"], "diverged": count["fail"]}
@@ -374,3 +349,18 @@ def summarise(
         summary |= {"predicted": sum(row["predicted"] for row in rows), "predicted_from": len(costs.students)}
         summary["prediction"] = dict(costs.said)
     return Searched(rows, summary, calibration, judge.exact)
+
+
+def row_of(trial: FrozenTrial, candidate: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "id": candidate.get("id"),
+        "params": candidate.get("params", trial.params),
+        "violation": candidate.get("violation"),
+        "val": trial.values[0] if trial.values else None,
+        "export_s": candidate.get("export_s"),
+        "measure_s": candidate.get("measure_s"),
+        "predicted": candidate.get("predicted", False),
+        **{name: trial.user_attrs.get(name) for name in ("judge_s", "worker")},
+    }

@@ -256,6 +256,19 @@ class DistillSpec(Part):
     learning_rate: Positive | Auto = "auto"
 
 
+class ClusterSpec(Part):
+    kind: Literal["ray"]
+    address: str = "auto"
+    """Of the cluster's head, host:port; auto: the one that this machine belongs to."""
+    workers: Count | Auto = "auto"
+    """How many the cluster is asked to place; auto: one for every core that it has."""
+
+
+def read_cluster(value: Any) -> Any:
+    """A kind alone as a mapping."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
 class SearchSpec(Part):
     trials: Count = 60
     """Candidates ranked or trained; those pruned before training do not count."""
@@ -268,7 +281,13 @@ class SearchSpec(Part):
     workers: Count | Auto = "auto"
     """Processes that search; auto is one, and only then the same seed asks for the same candidates."""
     storage: str | None = None
-    """A database URL, for workers on several hosts; default: a journal in the run folder."""
+    """postgresql://user@host/database or grpc://host:port, for workers on several hosts; default: a journal in the run
+    folder."""
+    engine_cluster: (
+        Annotated[ClusterSpec, BeforeValidator(read_cluster, json_schema_input_type=Literal["ray"] | ClusterSpec)]
+        | None
+    ) = None
+    """Places workers on the nodes of a cluster that runs already: ray, or {kind: ray, address: …, workers: …}."""
 
 
 class ExportSpec(Part):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from family.errors import Mistake
+from family.errors import Mistake, Mistakes
 from family.suggest import did_you_mean, hint_target, list_names, nearest
 from family.yaml_lines import join
 
@@ -32,6 +32,19 @@ def check_meaning(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
     yield from check_targets(raw)
     yield from check_budgets(raw)
     yield from check_precisions(raw)
+    yield from check_machines(as_mapping(raw.get("search")))
+
+
+def check_machines(search: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Where the study lives."""
+    storage = search.get("storage")
+    if isinstance(storage, str):
+        from family.storages import check_url
+
+        try:
+            check_url(storage)
+        except Mistakes as problem:
+            yield from problem.mistakes
 
 
 def as_mapping(value: Any) -> Mapping[str, Any]:

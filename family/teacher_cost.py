@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import Bench, can_answer, host_fingerprint, measurement_to_dict
+from benchmark import Bench, can_answer, measurement_to_dict
 from family.candidates import remember_ladder, write_feeds, write_references
 from family.job import Job, teacher_options
 from family.progress import Stage
@@ -27,7 +27,7 @@ def measure_teacher(job: Job, benches: Mapping[str, Bench]) -> dict[str, dict[st
     for name in benches:
         if "latency_ms" not in can_answer(job.targets[name]):
             continue
-        inputs = [job.teacher.fingerprint, job.student_id, str(job.targets[name]), host_fingerprint()]
+        inputs = [job.teacher.fingerprint, job.student_id, str(job.targets[name]), job.host]
         kept = remember(
             job.folder / "measuring" / f"teacher-{name}.json", inputs, partial(time_teacher, job, name, path)
         )

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from family.errors import mistake
+from family.host_lock import train_in_turn
 from family.losses import loss_of, supervised
 from family.modules import Rescaled
 from family.run_folder import write_beside
@@ -224,15 +225,17 @@ def draw_batches(
     """The batches of steps `first` and on. Rows of many steps are gathered at once, which costs least.
 
     Blocks start at the same steps after a resume as without one, so that every bit is the same. A batch is good
-    until the next one is drawn: blocks are written over each other.
+    until the next one is drawn: blocks are written over each other. None is drawn while this host measures finalists.
     """
     steps, size = plan.rows.shape
     length = block_steps(task, size)
     room: Room = {}
-    for start in range(first - first % length, steps, length):
-        block = gather(task, store, training, plan, slice(start, start + length), device, room)
-        for step in range(max(first, start), min(start + length, steps)):
-            yield block.cut((step - start) * size, (step - start + 1) * size)
+    with train_in_turn() as wait:
+        for start in range(first - first % length, steps, length):
+            block = gather(task, store, training, plan, slice(start, start + length), device, room)
+            for step in range(max(first, start), min(start + length, steps)):
+                wait()
+                yield block.cut((step - start) * size, (step - start + 1) * size)
 
 
 def block_steps(task: Task, size: int) -> int:

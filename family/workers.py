@@ -1,8 +1,9 @@
-"""Workers of one search: further processes on this machine that ask the same study, judge and tell.
+"""Workers of one search: further processes, here or on other hosts, that ask the same study, judge and tell.
 
-A worker is stateless: it opens the run's frozen input, the recipe and the measuring ladder that lie in the run folder,
-and works until enough candidates are judged. One that dies is noticed by the process that started it, which takes up
-what it left running.
+A worker is stateless: it opens the run's frozen input, finds the study by what that input stands for, reads there what
+the main command found out before (the recipe, the engine), and works until enough candidates are judged. Processes
+that the main command starts share its run folder; a worker elsewhere (`build-family worker`, a node of a cluster) has
+its own.
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from family.job import Job
+from family.errors import StudentFamilyError, mistake
+from family.job import Job, Show
+from family.run_folder import write_beside
+from family.spec import Spec
+from family.storages import check_url
 
 LEAVE_S = 600.0  # how long a worker may take to finish its last candidate
 NAME = "STUDENT_FAMILY_WORKER"
@@ -26,16 +33,25 @@ NAME = "STUDENT_FAMILY_WORKER"
 Alive = Callable[[], frozenset[str]]
 
 
-def worker_name() -> str:
-    """Of this process, as it stands beside the trials that it runs."""
-    return os.environ.get(NAME, "main")
+def worker_name(job: Job | None = None, role: str | None = None) -> str:
+    """Of this process, as it stands beside the trials that it runs; on other hosts than one, of its folder too."""
+    role = role or os.environ.get(NAME, "main")
+    return role if job is None or job.spec.search.storage is None else role + folder_name(job)
+
+
+def folder_name(job: Job) -> str:
+    """ " of host-1a2b3c4d": no other run folder anywhere has it, and this one keeps it."""
+    path = job.folder / "worker-id"
+    if not path.exists():
+        write_beside(path, lambda beside: beside.write_text(uuid.uuid4().hex[:8]))
+    return f" of {platform.node()}-{path.read_text()}"
 
 
 @contextlib.contextmanager
-def start_workers(job: Job, count: int) -> Iterator[Alive]:
-    """`count` processes beside this one; what is yielded tells the names of those that live. Waits for them at the
-    end, and ends them where this process fails."""
-    processes = {f"worker {i + 1}": start_worker(job, f"worker {i + 1}") for i in range(count)}
+def start_workers(job: Job, study: str, count: int) -> Iterator[Alive]:
+    """`count` processes beside this one that join `study`; what is yielded tells the names of those that live. Waits
+    for them at the end, and ends them where this process fails."""
+    processes = {f"worker {i + 1}": start_worker(job, study, f"worker {i + 1}") for i in range(count)}
 
     def alive() -> frozenset[str]:
         return frozenset({"main", *(name for name, process in processes.items() if process.poll() is None)})
@@ -57,18 +73,29 @@ def start_workers(job: Job, count: int) -> Iterator[Alive]:
                 process.stdin.close()
 
 
-def start_worker(job: Job, name: str) -> subprocess.Popen[bytes]:
+def settings_of(job: Job, study: str) -> dict[str, Any]:
+    """What a worker process reads from its input. It may hold a password, so it never stands in a command line."""
+    spec = job.spec.model_dump(mode="json")
+    return {"spec": spec, "folder": str(job.spec.folder), "cache": str(job.cache), "study": study}
+
+
+def start_worker(job: Job, study: str, name: str) -> subprocess.Popen[bytes]:
     """Its last words are kept in the run folder."""
-    settings = json.dumps({"run": str(job.folder), "folder": str(job.spec.folder), "cache": str(job.cache)})
+    settings = json.dumps(settings_of(job, study) | {"run": str(job.folder), "elsewhere": False})
     with log_of(job, name).open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "family.workers", settings],
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "family.workers"],
             stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
             stdout=log,
             stderr=log,
             env={**os.environ, NAME: name},
             start_new_session=True,
         )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it ended at once; its log says why
+        process.stdin.write(settings.encode() + b"\n")
+        process.stdin.flush()
+    return process
 
 
 def log_of(job: Job, name: str) -> Path:
@@ -77,8 +104,20 @@ def log_of(job: Job, name: str) -> Path:
 
 def leave_with_caller() -> None:
     """End this process, whatever it does, when the one that started it is gone."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not through sys.stdin, whose lock would be missed when this process ends by itself
+        continue
     os._exit(1)
+
+
+def read_settings() -> dict[str, Any]:
+    """The first line of this process's input."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(0, 1)
+        if not part:
+            sys.exit("no settings were given")
+        line += part
+    return dict(json.loads(line))
 
 
 def count_workers(asked: int | str) -> int:
@@ -86,21 +125,45 @@ def count_workers(asked: int | str) -> int:
     return 1 if asked == "auto" else int(asked)
 
 
-def work(settings: dict[str, Any]) -> None:
-    """What a worker does: join the search of a run until it is over."""
-    from family.candidates import open_benches
+def work(settings: Mapping[str, Any]) -> None:
+    """What a worker process does: join the search until it is over, in the main command's run folder or `elsewhere`,
+    in one of its own."""
     from family.job import open_job
-    from family.recipe import find_recipe
     from family.search import join_search
-    from family.spec import Spec
 
-    run = Path(settings["run"])
-    spec = Spec.model_validate(json.loads((run / "spec.json").read_text()) | {"folder": Path(settings["folder"])})
-    job = open_job(spec, run, Path(settings["cache"]), print)
-    with open_benches(job) as benches:
-        join_search(job, find_recipe(job).student, benches)
+    spec = Spec.model_validate(settings["spec"] | {"folder": Path(settings["folder"])})
+    run, cache = Path(settings["run"]), Path(settings["cache"])
+    if settings["elsewhere"]:
+        join(spec, run, print, cache, settings["study"])
+    else:
+        join_search(open_job(spec, run, cache, print), settings["study"])
+
+
+def join(
+    spec: Spec, run: Path, show: Show, cache: Path | None = None, study: str | None = None, wait_s: float = 0
+) -> int:
+    """What a worker elsewhere does, in a run folder of its own; how many candidates it judged.
+
+    Raises Mistakes without `search.storage`, RunInUse, RunFailed where there is no such search.
+    """
+    from family.build import cache_folder
+    from family.job import open_job
+    from family.run_folder import explain_disk_trouble, hold_run
+    from family.search import join_search
+
+    if spec.search.storage is None:
+        raise mistake("search.storage", "must say where the search is: postgresql://user@host/database.")
+    check_url(spec.search.storage)
+    os.environ.setdefault(NAME, "worker")
+    with hold_run(run), explain_disk_trouble(run):
+        job = open_job(spec, run, cache or cache_folder(run), show)
+        return join_search(job, study, wait_s)
 
 
 if __name__ == "__main__":
+    told = read_settings()
     threading.Thread(target=leave_with_caller, daemon=True).start()
-    work(json.loads(sys.argv[1]))
+    try:
+        work(told)
+    except StudentFamilyError as problem:  # its last words are shown by who started it
+        sys.exit(str(problem))
