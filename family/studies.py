@@ -187,11 +187,10 @@ def open_same_judge(job: Job, joined: Joined) -> Judge:
 def keep_costs(study: optuna.Study, job: Job, targets: Sequence[str]) -> None:
     """Put what other hosts of this kind measured into this run folder, so that it is not measured again."""
     for trial in study.get_trials(deepcopy=False):
-        candidate = trial.user_attrs.get("candidate")
-        if candidate is None or not (candidate["host"] == job.host or is_static(job)):
+        candidate = trial.user_attrs.get("candidate", {})
+        if "costs" not in candidate or not (candidate["host"] == job.host or is_static(job)):
             continue
-        if "costs" in candidate:
-            keep_cost(job, candidate, targets)
+        keep_cost(job, candidate, targets)
 
 
 def keep_cost(job: Job, candidate: Mapping[str, Any], targets: Sequence[str]) -> None:
