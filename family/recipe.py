@@ -13,7 +13,7 @@ from family.job import Job
 from family.losses import check_loss, losses_for
 from family.progress import Stage
 from family.run_folder import remember
-from family.starts import choose_start
+from family.starts import SHARING, choose_start
 from family.students import load_trained, train_candidate
 from family.types import Training
 
@@ -42,7 +42,7 @@ def find_recipe(job: Job) -> Recipe:
     """Find the learning rates and the loss, once per teacher, data, space and settings."""
     asked = job.spec.distill.model_dump(exclude={"control_seeds"})  # of no concern here
     inputs = [job.student_id, job.task.fingerprint, job.task.score.name, job.teacher.fingerprint, asked, job.spec.seed]
-    inputs.append(job.spec.search.engine)
+    inputs.append(job.spec.search.engine in SHARING)
     kept = remember(job.folder / "recipe.json", inputs, lambda: bake(job))
     return Recipe(**{**kept, "student": Training(**kept["student"]), "control": Training(**kept["control"])})
 

@@ -401,7 +401,7 @@ def show_tried(run: Run) -> Section | None:
     if search:
         blocks.append(Facts(_summarise(search)))
     blocks += [_tabulate_bakeoff(run)] if run.family.get("bakeoff") else []
-    blocks += [table for table in (_tabulate_rates(run), _tabulate_lengths(run)) if table]
+    blocks += [table for table in (_tabulate_rates(run), _tabulate_lengths(run), _tabulate_starts(run)) if table]
     dropped = _tabulate_dropped(run)
     if dropped is not None:
         blocks.append(dropped)
@@ -466,6 +466,26 @@ def _tabulate_lengths(run: Run) -> Table | None:
         "theirs; controls had the same lengths to take the best of."
     )
     return Table("lengths", pd.DataFrame(lines), caption, raw)
+
+
+def _tabulate_starts(run: Run) -> Table | None:
+    """Whether students begin from shared weights: both ways on two students, distilled and labels alone."""
+    told = [row | {"of": kind} for kind, rows in (run.family.get("starts") or {}).items() for row in rows]
+    raw = pd.DataFrame(told)
+    if not len(raw) or not {"inherits", "student", "val"} <= set(raw):
+        return None
+    names = {"student": "distilled", "control": "labels alone"}
+    taken = {of: bool(run.family.get("recipe", {}).get(of, {}).get("inherits")) for of in names}
+    lines = []
+    for (of, shared), rows in raw.groupby(["of", raw["inherits"] > 0], sort=False):
+        begin = f"{'shared weights' if shared else 'values of their own'}{' ✓' if taken.get(str(of)) == shared else ''}"
+        scores = {f"{row['student']} student".capitalize(): say_score(run.score, row["val"]) for row in _rows(rows)}
+        lines.append({"Trained": names.get(str(of), of), "Beginning": begin, **scores})
+    caption = (
+        "Where students begin: validation of two, from the weights that the whole space shares and from values of "
+        "their own. ✓ is what was taken: shared weights where these two are no worse on the whole."
+    )
+    return Table("starts", pd.DataFrame(lines), caption, raw)
 
 
 SPENT = {"export_s": "exporting them untrained", "measure_s": "measuring them", "judge_s": "judging what fits"}

@@ -234,6 +234,19 @@ def test_what_the_search_took_is_told_once_a_candidate() -> None:
     )
     said = sections._say_search(SimpleNamespace(trials=trials))  # type: ignore[arg-type]
     assert said == (
-        "The search asked for 3 candidates: 2 complete, 1 pruned untrained. "
+        "The search asked for 3 candidates: 2 complete, 1 pruned untrained. 33 % of them fit no budget. "
         "It took 3 s for exporting them untrained, 7 s for measuring them, 5 s for judging what fits."
     )
+
+
+def test_the_report_shows_where_students_begin():
+    tries = [
+        {"inherits": inherits, "steps": 300, "student": size, "val": val}
+        for inherits, vals in ((300, (0.9, 0.97)), (0, (0.7, 0.96)))
+        for size, val in zip(("smallest", "middle"), vals, strict=True)
+    ]
+    told = {"starts": {"student": tries, "control": tries}, "recipe": {"student": {"inherits": 300}, "control": {}}}
+    table = next(b for b in show_tried(make_run([], {}, **told)).blocks if getattr(b, "name", "") == "starts")
+    ticks = [row["Beginning"] for _, row in table.frame.iterrows()]
+    assert ticks == ["shared weights ✓", "values of their own", "shared weights", "values of their own ✓"]
+    assert table.frame["Smallest student"].iloc[0].startswith("90")
