@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,19 +48,27 @@ def lengths_to_try(usual: int, shares: Sequence[float], module: nn.Module, middl
 def find_length(train: TrainOnce, task: Task, base: Training, lengths: Sequence[int]) -> tuple[int, Table]:
     """The steps of `lengths` that are best on val for one student, the more where level, and every try.
 
-    That no interval decides is meant: on a few hundred rows none would show that a control gains from more steps, and
-    the fewest would often be taken (docs/performance.md, "Length"). Those at which it diverges are out, unless all are.
-    The table: steps, val, `gain`, `gain_low`, `gain_high` over the fewest steps (None where either diverged), `won`.
-    Raises ValueError where `lengths` is empty.
+    Fewer than the usual `base.steps` only where shown better, paired by rows. No interval guards against more: on a few
+    hundred rows none would show that a control needs them (docs/performance.md, "Length"). Those at which it diverges
+    are out, unless all are. The table: steps, val, `gain`, `gain_low`, `gain_high` over the fewest steps (None where
+    either diverged), `won`. Raises ValueError where `lengths` is empty.
     """
     if not lengths:
         raise ValueError("There must be one length or more to try. Got none.")
     tried = {steps: predict(train(replace(base, steps=steps)), task, "val") for steps in sorted(set(lengths))}
     scores = {steps: score_split(task, outputs, "val") for steps, outputs in tried.items()}
-    won = max(scores, key=lambda steps: (goodness(task, scores[steps]), steps))
+    won = best_length(task, scores, list(scores))
+    if won < base.steps and (enough := [steps for steps in scores if steps >= base.steps]):
+        usual = best_length(task, scores, enough)
+        gain = compare(task, tried[won], tried[usual])["gain_low"]
+        won = usual if gain is not None and gain <= 0 else won
     fewest = tried[min(tried)]
     rows = [{"steps": n, "val": scores[n], **compare(task, o, fewest), "won": n == won} for n, o in tried.items()]
     return won, rows
+
+
+def best_length(task: Task, scores: Mapping[int, float], among: Sequence[int]) -> int:
+    return max(among, key=lambda steps: (goodness(task, scores[steps]), steps))
 
 
 def stretch_between(base: Training, steps: tuple[int, int], costs: tuple[int, int]) -> Training:
