@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +21,10 @@ from family.errors import mistake
 from family.job import Job
 from family.spec import ClusterSpec
 from family.storages import hide_password
-from family.workers import LEAVE_S, settings_of
+from family.workers import settings_of
 
 WHERE = "search.engine_cluster"
+LEAVE_S = 10.0
 WANTS_STORE = "wants the store"
 Packed = list[tuple[str, np.ndarray]]  # path within the cache, bytes
 
@@ -42,7 +42,7 @@ def place_workers(job: Job, study: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def place_on_ray(job: Job, study: str, cluster: ClusterSpec) -> Iterator[None]:
-    """Waits at the end for tasks that finish their last candidate; cancels them where this process fails.
+    """Cancels at the end what has not left by itself: tasks that never got a core, or all where this process fails.
 
     Raises Mistakes where Ray is not installed, or there is no cluster at the address.
     """
@@ -55,7 +55,7 @@ def place_on_ray(job: Job, study: str, cluster: ClusterSpec) -> Iterator[None]:
         tending.start()
         try:
             yield
-            tending.join(LEAVE_S)
+            tending.join(LEAVE_S)  # every trial is told by now
         finally:
             leave.set()
             tending.join()
@@ -70,7 +70,6 @@ def connect_to_ray(address: str) -> Any:
     """The module, connected."""
     if importlib.util.find_spec("ray") is None:
         raise mistake(WHERE, "needs Ray: pip install 'student-family[ray]'.")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning of what no task here asks for
     import ray
 
     try:
@@ -89,17 +88,20 @@ def tend_tasks(ray: Any, job: Job, study: str, count: int, leave: threading.Even
     settings = settings_of(job, study) | {"store": f"soft-targets/{job.soft_targets().fingerprint}"}
     waiting = [task.remote(settings, []) for _ in range(count)]
     sent = None
-    while waiting and not leave.is_set():
-        ended, waiting = ray.wait(waiting, timeout=0.5)
-        for one in ended:
-            answer = outcome_of(ray, one)
-            if answer == WANTS_STORE:
-                sent = sent or ray.put(pack_cache(job))
-                waiting.append(task.remote(settings, [sent]))
-            elif answer:
-                job.show(f"warning: a worker on the cluster ended: {answer}")
-    for one in waiting:
-        ray.cancel(one, force=True)
+    try:
+        while waiting and not leave.is_set():
+            ended, waiting = ray.wait(waiting, timeout=0.5)
+            for one in ended:
+                answer = outcome_of(ray, one)
+                if answer == WANTS_STORE:
+                    sent = sent or ray.put(pack_cache(job))
+                    waiting.append(task.remote(settings, [sent]))
+                elif answer:
+                    job.show(f"warning: a worker on the cluster ended: {answer}")
+        for one in waiting:
+            ray.cancel(one, force=True)
+    except (ray.exceptions.RayError, ConnectionError) as problem:
+        job.show(f"warning: the Ray cluster is lost ({(str(problem).splitlines() or ['no reason'])[0]})")
 
 
 def outcome_of(ray: Any, task: Any) -> str:

@@ -1,22 +1,28 @@
 """What sharing a search costs: trials a second and milliseconds per ask and tell, with training that takes no time.
 
-`python -P tests/perf/coordination.py [seconds] [workers,…]`, about half an hour on two cores. The study holds 10,000
-trials already (two parameters, costs and constraint as the search writes them); then 1, 8 and 64 workers run
-`family.crew` and `family.search` for some seconds each: on a journal file, on PostgreSQL, and on PostgreSQL placed by
-Ray. Only measuring and training are left out, so what remains is coordination: ask, sample, write, tell. All workers,
-the server and Ray share this machine. Needs a PostgreSQL server, and pip install 'student-family[postgres,ray]'.
+`python -P tests/perf/coordination.py [seconds [workers,…]]`, about a quarter of an hour on two cores. The study holds
+10,000 trials already, as the search leaves them; then 1, 8 and 64 workers take turns as the search does (`family.crew`,
+`family.search.run_trial`) for some seconds: on a journal file, on PostgreSQL, and on PostgreSQL placed by Ray. Only
+measuring and training are left out: what remains is ask, sample, write, tell. Each cell is run with TPE, which looks at
+all trials, and with random draws, as at the start of a search, which shows what the storage alone takes.
+
+Workers, server and Ray share this machine. To be affordable, workers are forked from a process that has read the
+study; 64 on Ray are 8 tasks of 8 workers. Needs a PostgreSQL server, and pip install 'student-family[postgres,ray]'.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +31,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import IntDistribution
+from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -46,24 +53,19 @@ data: digits
 teacher: digits
 students: {space: mlp, dims: {width: [8, 512], depth: [1, 4]}}
 budgets: {best: {target: cpu, size_kb: 100000}}
-search: {trials: 20000, minutes: null, engine: tpe}
+search: {trials: TRIALS, minutes: null, engine: tpe}
 """
 STUDY = "perf"
+WANTED = {"TPE": 20_000, "random": 100_000}  # a quarter of them is drawn at random
+TASKS = 8
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Of one worker in the measured seconds: trials told, and seconds of each ask, each sampling, each rest."""
-
-    told: int
-    ask: list[float]
-    sample: list[float]
-    rest: list[float]
+Told = tuple[int, list[float], list[float], list[float]]  # trials told; seconds of each ask, sampling, and the rest
 
 
-def open_perf_job(folder: Path, storage: str | None) -> Job:
+def open_perf_job(folder: Path, storage: str | None, draws: str = "TPE") -> Job:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "budgets.yaml").write_text(SPEC)
+    (folder / "budgets.yaml").write_text(SPEC.replace("TRIALS", str(WANTED[draws])))
     spec = read_spec(folder / "budgets.yaml")
     spec = spec.model_copy(update={"search": spec.search.model_copy(update={"storage": storage})})
     return open_job(spec, folder, cache_folder(folder), lambda _: None)
@@ -131,38 +133,78 @@ def open_perf_study(job: Job) -> optuna.Study:
     )
 
 
-def run_worker(folder: Path, storage: str | None, number: int, signs: Path, seconds: float) -> Cell:
-    """Opens everything, says that it is ready, waits for the others, works for `seconds`."""
+@dataclass(frozen=True)
+class Place:
+    """Where the workers of a cell run, and how they draw."""
+
+    folder: Path
+    storage: str | None
+    draws: str
+    signs: Path
+    seconds: float
+
+
+def open_place(place: Place) -> tuple[Job, optuna.Study]:
+    """With all trials read."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    job = open_perf_job(folder / f"worker-{number}" if storage else folder, storage)
-    os.environ["STUDENT_FAMILY_WORKER"] = f"worker {number}"
+    job = open_perf_job(place.folder, place.storage, place.draws)
     study = open_perf_study(job)
     study.get_trials(deepcopy=False)
+    return job, study
+
+
+def run_forked(place: Place, numbers: Sequence[int]) -> list[Told]:
+    """Workers as processes forked from this one, which has read the study: 64 need not load torch 64 times."""
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+    job, study = open_place(place)
+
+    def work(number: int) -> None:
+        try:
+            separate(study)
+            results.put(run_worker(job, study, place, number))
+        except BaseException as problem:
+            results.put(problem)
+            raise
+
+    processes = [fork.Process(target=work, args=(number,)) for number in numbers]
+    for process in processes:
+        process.start()
+    return gather(results.get, processes)
+
+
+def separate(study: optuna.Study) -> None:
+    """A forked process must not use its parent's connections, nor its name in the journal."""
+    storage = study._storage
+    if isinstance(storage, JournalStorage):
+        storage._worker_id_prefix = storage._replay_result._worker_id_prefix = f"{uuid.uuid4()}-"
+    else:
+        storage.storage._backend.engine.dispose(close=False)
+
+
+def run_worker(job: Job, study: optuna.Study, place: Place, number: int) -> Told:
+    """Says that it is ready, waits for the others, takes turns for some seconds."""
+    os.environ["STUDENT_FAMILY_WORKER"] = f"worker {number}"
     crew = gather_crew(study, job, ["cpu"], measure_nothing, None)
     judge = Judge("tpe", lambda params: 1 - 1 / params["width"], {}, 4)
-    sample: list[float] = []
+    ask, sample, rest = [], [], []
     time_sampling(study.sampler, sample)
-    (signs / f"ready-{number}").touch()
-    while not (signs / "go").exists():
+    (place.signs / f"ready-{number}").touch()
+    while not (place.signs / "go").exists():
         time.sleep(0.02)
-    ask, rest, told = [], [], 0
-    with crew.pulse.beating() if crew.pulse else open(os.devnull) as pulse:  # noqa: PTH123
-        turns, end = trials_to_run(study, job, crew), time.monotonic() + seconds
+    with crew.pulse.beating() if crew.pulse else contextlib.nullcontext():
+        turns, end = trials_to_run(study, job, crew), time.monotonic() + place.seconds
         while True:
             begin = time.monotonic()
             trial = next(turns)
             asked = time.monotonic()
-            if crew.pulse:
-                with pulse.of(trial._trial_id):
-                    run_trial(study, trial, job, judge, crew)
-            else:
+            with crew.pulse.of(trial._trial_id) if crew.pulse else contextlib.nullcontext():
                 run_trial(study, trial, job, judge, crew)
             done = time.monotonic()
-            if done > end:
-                return Cell(told, ask, sample, rest)
-            told += 1
             ask.append(asked - begin)
             rest.append(done - asked)
+            if done > end:
+                return len(ask) - 1, ask, sample, rest
 
 
 def time_sampling(sampler: Any, into: list[float]) -> None:
@@ -179,71 +221,61 @@ def time_sampling(sampler: Any, into: list[float]) -> None:
     sampler.sample_relative = timed
 
 
-def run_forked(folder: Path, storage: str | None, count: int, seconds: float) -> list[Cell]:
-    """Workers as processes of this machine. Forked, so that 64 of them need not load torch 64 times."""
-    fork = multiprocessing.get_context("fork")
-    folder.mkdir(parents=True, exist_ok=True)
-    signs, results = Path(tempfile.mkdtemp(dir=folder)), fork.SimpleQueue()
-
-    def work(number: int) -> None:
-        try:
-            results.put(run_worker(folder, storage, number, signs, seconds))
-        except BaseException as problem:
-            results.put(problem)
-            raise
-
-    processes = [fork.Process(target=work, args=(number,)) for number in range(count)]
-    for process in processes:
-        process.start()
-    wait_until_ready(signs, count)
-    return gather(results.get, processes, count)
-
-
-def gather(get: Callable[[], Any], processes: list[Any], count: int) -> list[Cell]:
-    cells = [get() for _ in range(count)]
+def gather(get: Callable[[], Any], processes: Sequence[Any]) -> list[Told]:
+    cells = [get() for _ in processes]
     for process in processes:
         process.join()
-    failed = [cell for cell in cells if not isinstance(cell, Cell)]
+    failed = [cell for cell in cells if isinstance(cell, BaseException)]
     if failed:
         raise failed[0]
     return cells
 
 
-def wait_until_ready(signs: Path, count: int) -> None:
-    while len(list(signs.glob("ready-*"))) < count:
-        time.sleep(0.05)
-    (signs / "go").touch()
+def run_here(place: Place, count: int) -> list[Told]:
+    with begin_together(place, count):
+        return run_forked(place, range(count))
 
 
-def run_on_ray(folder: Path, storage: str | None, count: int, seconds: float) -> list[Cell]:
-    """One Ray task a worker, all on this machine."""
+def run_on_ray(place: Place, count: int) -> list[Told]:
+    """One Ray task a worker, or for a group of workers."""
     import ray
 
-    ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    tasks = min(count, TASKS)
+    ray.init(num_cpus=tasks, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        signs = Path(tempfile.mkdtemp(dir=folder))
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        task = ray.remote(num_cpus=1, max_retries=0)(run_worker)
-        tasks = [task.remote(folder, storage, number, signs, seconds) for number in range(count)]
-        wait_until_ready(signs, count)
-        return list(ray.get(tasks))
+        task = ray.remote(num_cpus=1, max_retries=0)(run_forked)
+        with begin_together(place, count):
+            groups = ray.get([task.remote(place, range(n, count, tasks)) for n in range(tasks)])
+            return [told for group in groups for told in group]
     finally:
         ray.shutdown()
 
 
-Run = Callable[[Path, str | None, int, float], list[Cell]]
+@contextmanager
+def begin_together(place: Place, count: int) -> Iterator[None]:
+    """Says go when all are ready."""
+    place.signs.mkdir(parents=True)
+
+    def wait() -> None:
+        while len(list(place.signs.glob("ready-*"))) < count:
+            time.sleep(0.05)
+        (place.signs / "go").touch()
+
+    threading.Thread(target=wait, daemon=True).start()
+    yield
 
 
-def show(kind: str, count: int, cells: list[Cell], seconds: float) -> None:
-    told = sum(cell.told for cell in cells)
+def show(kind: str, count: int, draws: str, cells: list[Told], seconds: float) -> None:
+    told = sum(cell[0] for cell in cells)
 
-    def median(name: str) -> str:
-        values = [value for cell in cells for value in getattr(cell, name)]
-        return f"{1000 * float(np.median(values)):.0f}" if values else "over the box"
+    def median(part: int) -> str:
+        values = [value for cell in cells for value in cell[part]]
+        return f"{1000 * float(np.median(values)):.0f}" if values else "none"
 
+    sample = median(2) if draws == "TPE" else "0"
     print(
-        f"| {kind} | {count} | {told / seconds:.1f} | {median('ask')} | {median('sample')} | {median('rest')} |",
+        f"| {draws} | {kind} | {count} | {told / seconds:.1f} | {median(1)} | {median(3)} | {sample} |",
         flush=True,
     )
 
@@ -272,17 +304,21 @@ def main() -> None:
         fill_database(server, study)
         study._storage.storage._backend.engine.dispose()  # a database with connections is not copied
         print(f"filled: journal {middle - begin:.0f} s, PostgreSQL {time.monotonic() - middle:.0f} s\n")
-        print("| workers on | workers | trials/s | ask, ms | of the rest sampling, ms | rest, ms |")
-        print("| --- | ---: | ---: | ---: | ---: | ---: |")
-        for number, count in enumerate(counts):
-            place = folder / f"journal-{count}"
-            shutil.copytree(folder / "filled", place)
-            show("journal file", count, run_forked(place, None, count, seconds), seconds)
-            for offset, (kind, run) in enumerate(
-                (("PostgreSQL", run_forked), ("PostgreSQL, placed by Ray", run_on_ray))
-            ):
-                with copy_database(server, 2 * number + offset) as url:
-                    show(kind, count, run(folder / f"{offset}-{count}", url, count, seconds), seconds)
+        print("| draws | workers on | workers | trials/s | ask, ms | measure to tell, ms | of which sampling |")
+        print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+        cell = 0
+        for draws in WANTED:
+            for count in counts:
+                cell += 1
+                home = folder / f"cell-{cell}"
+                shutil.copytree(folder / "filled", home)
+                here = Place(home, None, draws, home / "signs", seconds)
+                show("journal file", count, draws, run_here(here, count), seconds)
+                for kind, run in (("PostgreSQL", run_here), ("PostgreSQL, placed by Ray", run_on_ray)):
+                    cell += 1
+                    with copy_database(server, cell) as url:
+                        there = Place(folder / f"cell-{cell}", url, draws, folder / f"signs-{cell}", seconds)
+                        show(kind, count, draws, run(there, count), seconds)
 
 
 if __name__ == "__main__":
