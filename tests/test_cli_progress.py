@@ -133,8 +133,14 @@ def test_the_forecast_knows_what_each_engine_trains(tmp_path: Path) -> None:
     job = SimpleNamespace(spec=read_spec(tmp_path / "b.yaml"), task=SimpleNamespace(kind="classification"))
     told = {e: forecast_time(job, e, measuring=0.0, step=0.1) for e in ENGINES}  # type: ignore[arg-type]
     minutes = {engine: one["minutes"] for engine, one in told.items()}  # a full training takes one
-    assert minutes == {"tpe": 42.0, "halving": 40 / 4 + 3 + 2, "supernet": 1.5 + 3 + 2, "auto": 1.5 + 6 / 4 + 3 + 2}
-    assert told["auto"]["minutes_at_most"] == 1.5 + 1.5 + 10 + 3 + 2
+    starts = 2 * (2 + 1.5 * 2)  # of both ways: two students, shared weights for them and for the paired seed
+    assert minutes == {
+        "tpe": 40 + 2,
+        "halving": 40 / 4 + 2 + 2,
+        "supernet": 1.5 + 2 + 2 + starts,
+        "auto": 1.5 + 6 / 4 + 2 + 2 + starts,
+    }
+    assert told["auto"]["minutes_at_most"] == 1.5 + 1.5 + 10 + 2 + 2 + starts
     assert told["halving"]["minutes_at_most"] == told["halving"]["minutes"]
 
 

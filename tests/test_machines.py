@@ -303,6 +303,7 @@ def test_finalists_are_measured_under_the_lock(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(finals, "measure_alone", hold)
     monkeypatch.setattr(finals, "measuring_inputs", lambda *given: (Path("f/measurements.json"), [1]))
+    monkeypatch.setattr(finals, "trained_folder", lambda *given: Path("f"))
     monkeypatch.setattr(finals, "recall", lambda path, inputs: None)
     monkeypatch.setattr(finals, "time_afresh", lambda *given: held.append("timed") or {})
     monkeypatch.setattr(finals, "measure_file", lambda *given: held.append("measured") or {})
