@@ -26,6 +26,7 @@ from family.workers import Alive, folder_name, worker_name
 ASKS_PER_TRIAL = 20  # an endless run of infeasible asks ends here
 AHEAD = 2  # measured candidates that wait for each guest: one more while it trains
 CROWD = 1000  # workers that ask at one moment are fewer: with more room than that none is surplus
+WATCH_S = 0.5  # going over all trials for the progress line takes as long as writing one
 PAUSE_S = 0.2  # between two looks at a study on which others run all that is wanted
 PAUSE_SHARED_S = 1.0
 
@@ -75,7 +76,7 @@ def trials_to_run(study: optuna.Study, job: Job, crew: Crew, exact: bool) -> Ite
     count, so that a search that was over stays so). What others left running is taken up first."""
     begin, before = time.monotonic(), study.user_attrs.get("seconds", 0.0)
     wanted, pause = trials_wanted(study, job), PAUSE_SHARED_S if crew.pulse else PAUSE_S
-    first = None
+    first, watched = None, -WATCH_S
     while True:
         now = look(study)
         done, running = len(now.of(TrialState.COMPLETE)), now.of(TrialState.RUNNING)
@@ -96,8 +97,10 @@ def trials_to_run(study: optuna.Study, job: Job, crew: Crew, exact: bool) -> Ite
         if trial is None or (room <= CROWD and put_back_surplus(study, trial, wanted)):
             time.sleep(pause)
             continue
-        pace = (time.monotonic() - begin) / (done - first) if done > first else None
-        job.watch(stage_of(study, job, now, pace, exact))
+        if time.monotonic() - watched > WATCH_S:
+            watched = time.monotonic()
+            pace = (watched - begin) / (done - first) if done > first else None
+            job.watch(stage_of(study, job, now, pace, exact))
         yield trial
         study.set_user_attr("seconds", before + time.monotonic() - begin)
 

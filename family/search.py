@@ -192,9 +192,11 @@ class ByNumber(BaseSampler):
 
     def __init__(self, job: Job):
         self.job = job
+        self.seen = TPESampler(multivariate=True)  # goes on where it stopped, instead of over all trials again
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return sampler(self.job, trial.number).infer_relative_search_space(study, trial)
+        one = sampler(self.job, trial.number)
+        return (self.seen if isinstance(one, TPESampler) else one).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

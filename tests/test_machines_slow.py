@@ -125,7 +125,9 @@ def at_work(role: str) -> Callable[[list[FrozenTrial]], bool]:
 
 
 def check_all_told(trials: list[FrozenTrial]) -> None:
-    """Eight were asked for and eight were told, each once, each another candidate: the start-up draws."""
+    """Eight were asked for and eight were told, each once, each another candidate: the start-up draws. What two workers
+    asked for at once beyond that was put back, and waits for a search that wants more."""
+    trials = [t for t in trials if t.number < 8 or t.state != TrialState.WAITING]
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 8
     assert [t.number for t in trials] == list(range(8))
     assert len({t.user_attrs["candidate"]["id"] for t in trials}) == 8
@@ -185,7 +187,7 @@ def test_two_workers_with_folders_of_their_own(tmp_path: Path, postgres: Postgre
     # both are over: the same command again asks nothing more
     finish(start_worker(other), folder=other)
     finish(start_main(main), folder=main)
-    assert len(read_trials(postgres.driver_url)) == 8
+    check_all_told(read_trials(postgres.driver_url))
 
 
 def test_a_worker_killed_at_work(tmp_path: Path, postgres: Postgres, alone: Path) -> None:
