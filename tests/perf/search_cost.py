@@ -36,7 +36,7 @@ from family.finals import race_of
 from family.job import Job, open_job
 from family.losses import losses_for
 from family.race import Runner, next_to_train
-from family.recipe import GRID, TEMPERATURES, find_recipe
+from family.recipe import TEMPERATURES, UPPER, find_recipe
 from family.sampling import even_draws
 from family.spec import read_spec
 from family.starts import choose_start
@@ -292,12 +292,12 @@ PARTS = ("ranker", "judging", "start", "finals")
 
 
 def tuning(case: Case) -> float:
-    """Learning rates of students and controls, and the bake-off."""
+    """Learning rates of students and controls (the upper ones, which are tried first), and the bake-off."""
     job, step = case.job, 3 * case.recipe.batch
     small, middle, large = (macs_of(job, f(job.space)) for f in (spaces.smallest, spaces.middle, spaces.largest))
     short = max(20, case.recipe.steps // 3)
     bakes = len(losses_for(job.task.kind)) + len(TEMPERATURES)
-    return float(step * (2 * len(GRID) * short * (small + large) + bakes * case.recipe.steps * middle))
+    return float(step * (2 * len(UPPER) * short * (small + large) + bakes * case.recipe.steps * middle))
 
 
 def report(folder: Path) -> None:
