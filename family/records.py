@@ -21,6 +21,7 @@ from family.job import Job, limits_of
 from family.recipe import Recipe
 from family.run_folder import without_nan, write_beside, write_json, write_table
 from family.search import Searched
+from family.spent import count_compute
 from family.students import outputs_of, trained_folder
 from family.types import Split, Training
 from reports import Choice, Interval, difference, frontier, score_interval
@@ -98,6 +99,7 @@ def write_family(
         "lengths": recipe.lengths,
         "starts": recipe.starts,
         "search": searched.summary,
+        "compute": count_compute(job, recipe, {identity: finalists[identity] for identity, _ in chosen}),
         "coverage": coverage(job),
         "classes": list(job.task.classes) if job.task.classes else None,
         "data": job.task.describe(),

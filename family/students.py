@@ -49,8 +49,9 @@ def training_id(job: Job, training: Training) -> str:
 
 
 def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, Any]:
-    """Train `params` by `training`, once; `{val, steps, looks, seconds, parameters}`, weights beside. Raises CannotRank
-    where it should inherit shared weights and is no slice of them."""
+    """Train `params` by `training`, once; `{val, steps, looks, seconds, parameters, macs, seed}`, weights beside.
+    `macs`: multiply-accumulates × rows, forward. Raises CannotRank where it should inherit shared weights and is no
+    slice of them."""
     training = own_training(job, params, training)
     folder = trained_folder(job, params, training)
 
@@ -69,6 +70,8 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
             "looks": trained.looks,
             "seconds": trained.seconds,
             "parameters": spaces.count_parameters(trained.module),
+            "macs": spaces.cost_of(trained.module, job.task) * trained.steps * training.batch,
+            "seed": training.seed,
         }
 
     return dict(remember(folder / "done.json", [training_id(job, training), dict(params)], work))

@@ -136,12 +136,12 @@ def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supe
     folder = job.folder / "supernet" / content_id(job.student_id, training.__dict__, list(map(dict, pool)))
     largest = build(job, spaces.largest(job.space))
 
-    def work() -> dict[str, float]:
+    def work() -> dict[str, float]:  # what counts is what was done: `family.spent` reads it
         check_nesting(job, pool)
         macs = run_steps(job, largest, training, pool, folder / "checkpoint")
         save_student(largest, folder / "largest.safetensors")
         (folder / "checkpoint").unlink(missing_ok=True)
-        return {"macs": macs}
+        return {"macs": macs, "seed": training.seed}
 
     done = remember(folder / "done.json", [training.__dict__, job.task.fingerprint, job.teacher.fingerprint], work)
     load_student(largest, folder / "largest.safetensors")

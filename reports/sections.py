@@ -400,12 +400,28 @@ def show_tried(run: Run) -> Section | None:
             blocks.append(Picture("trials", figure, alt, caption))
     if search:
         blocks.append(Facts(_summarise(search)))
+    if compute := run.family.get("compute"):
+        blocks.append(Text(_say_compute(compute)))
     blocks += [_tabulate_bakeoff(run)] if run.family.get("bakeoff") else []
     blocks += [table for table in (_tabulate_rates(run), _tabulate_lengths(run), _tabulate_starts(run)) if table]
     dropped = _tabulate_dropped(run)
     if dropped is not None:
         blocks.append(dropped)
     return Section("What was tried and dropped", tuple(blocks)) if blocks else None
+
+
+def _say_compute(compute: Mapping[str, float]) -> str:
+    """What training took, the chosen students trained once as the unit."""
+    parts = {
+        "others": "for all else that was trained to find them",
+        "shared_weights": "for shared weights",
+        "controls": "for controls and paired seeds",
+    }
+    told = ", ".join(f"{compute[name]:.1f} {what}" for name, what in parts.items() if compute.get(name, 0.0) > 0)
+    return (
+        f"All training in this run folder took {compute['everything']:.1f} times what training the chosen students "
+        f"once takes, in multiply-accumulates: 1 for themselves, {told}."
+    )
 
 
 def _tabulate_bakeoff(run: Run) -> Table:

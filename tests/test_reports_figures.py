@@ -250,3 +250,11 @@ def test_the_report_shows_where_students_begin():
     ticks = [row["Beginning"] for _, row in table.frame.iterrows()]
     assert ticks == ["shared weights ✓", "values of their own", "shared weights", "values of their own ✓"]
     assert table.frame["Smallest student"].iloc[0].startswith("90")
+
+
+def test_the_report_says_what_training_took():
+    compute = {"everything": 9.5, "students": 1.0, "others": 4.5, "shared_weights": 0.0, "controls": 4.0}
+    (said,) = [b.text for b in show_tried(make_run([], {}, compute=compute)).blocks if hasattr(b, "text")]
+    assert "9.5 times what training the chosen students once takes" in said
+    assert "4.0 for controls" in said
+    assert "shared weights" not in said

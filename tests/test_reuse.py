@@ -274,6 +274,17 @@ def test_another_engine_takes_what_is_trained_and_the_judge_it_chose_is_known(fo
     assert run(folder) == {}
 
 
+def test_the_compute_of_controls_is_that_of_both_ways_of_every_seed(folder: Path, finished: Path) -> None:
+    """Every training takes the same steps here, so each way of each seed takes what the chosen took."""
+    told = family_of(finished)["compute"]
+    assert told["controls"] == pytest.approx(2 * 2)
+    assert told["students"] == 1
+    assert told["others"] > 0
+    assert told["everything"] == pytest.approx(sum(value for name, value in told.items() if name != "everything"))
+    run(folder, BASE.replace("control_seeds: 2", "control_seeds: 3"))
+    assert family_of(folder)["compute"]["controls"] == pytest.approx(3 * 2)
+
+
 def test_one_more_control_seed_trains_that_seed_alone(folder: Path, finished: Path) -> None:
     done = run(folder, BASE.replace("control_seeds: 2", "control_seeds: 3"))
     assert trained(folder) - trained(finished) == Counter(dict.fromkeys(chosen(finished), 2))
