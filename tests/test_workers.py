@@ -73,7 +73,7 @@ def test_two_workers_judge_as_many_as_were_asked_for(tmp_path: Path, kill: bool)
         killer.join()
         assert killed
     done = [t for t in trials if t["state"] == "complete"]
-    assert 12 <= len(done) <= 13  # both may ask for the last one at the same moment
+    assert len(done) == 12
     assert not [t for t in trials if t["state"] not in ("complete", "pruned")]
     assert len({t["number"] for t in trials}) == len(trials)
     assert len({t["id"] for t in done}) >= 9  # other seeds, other candidates
