@@ -21,7 +21,7 @@ from family.supernet import POOL, CannotRank, check_nesting
 
 SIZES = {"smallest": spaces.smallest, "middle": spaces.middle, "largest": spaces.largest}
 FINALISTS = 2  # trained in full for a budget, about, where the search has not done so
-LENGTH_RUNS = 12  # full trainings' worth of the trials of lengths, where none is given
+LENGTH_RUNS = 3  # full trainings' worth of the trials of lengths, where none is given
 SHARED = 1.5  # of shared weights: two students a step, one of them the smallest
 
 

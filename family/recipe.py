@@ -22,7 +22,7 @@ UPPER = GRID[2:]  # tried first; the others only where the least of these is bes
 SIZES = {"small": spaces.smallest, "large": spaces.largest}
 TEMPERATURES = (2.0, 8.0)  # tried beside the default of 4 for the loss that won
 SHORT = 3  # short runs take a third of the steps
-LENGTHS = {"small": (1.0, 2.0, 4.0), "large": (0.5, 1.0)}  # of the usual steps
+LENGTHS = {"small": (1.0, 2.0, 4.0), "large": (1.0,)}  # of the usual steps; large ones gain little and cost most
 AUTO_PATIENCE = 0  # docs/performance.md, "Length": patience saves steps at a loss
 
 
@@ -102,11 +102,11 @@ def usual_steps(training: Training) -> Training:
 
 
 def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:
-    """`base` with steps that go from those best for a small student to those best for a large one, and every try; as it
+    """`base` with steps that go from those best for a small student to the usual of a large one, and every try; as it
     is where steps are given."""
     if job.spec.distill.steps != "auto":
         return base, []
-    job.watch(Stage(f"length for {base.loss}, on a small and a large student"))
+    job.watch(Stage(f"length for {base.loss}"))
     middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, base.seed)
     found: dict[str, tuple[int, int]] = {}  # size → steps, cost
     tries: tune.Table = []
@@ -114,8 +114,10 @@ def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:
         params = pick(job.space)
         module = spaces.build_student(job.space, params, job.task, base.seed)
         lengths = tune.lengths_to_try(base.steps, LENGTHS[size], module, middle, job.task)
-        steps, rows = tune.find_length(trainer(job, params), job.task, base, lengths)
-        tries += [{"student": size} | row for row in rows]
+        steps = lengths[0]
+        if len(lengths) > 1:
+            steps, rows = tune.find_length(trainer(job, params), job.task, base, lengths)
+            tries += [{"student": size} | row for row in rows]
         found[size] = steps, spaces.cost_of(module, job.task)
     (small, large), costs = zip(*found.values(), strict=True)
     job.show(f"length for {base.loss}: {small} steps for the smallest student, {large} for the largest")

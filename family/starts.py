@@ -22,18 +22,18 @@ Table = list[dict[str, Any]]
 
 
 def choose_start(job: Job, scratch: Training) -> tuple[Training, Table]:
-    """Shared weights where students that begin from them are no worse on val than by `scratch`, in as many steps of
-    their own (mean of the smallest and the middle student), else `scratch`; and what was tried: inherits, steps,
-    student, val. Weights that cannot be shared leave an empty table."""
+    """Shared weights where students that begin from them are no worse on val than by `scratch`, in the usual steps for
+    both (mean of the smallest and the middle student), else `scratch`; and what was tried: inherits, steps, student,
+    val. Weights that cannot be shared leave an empty table."""
     if job.spec.search.engine not in SHARING:
         return scratch, []
     job.watch(Stage(f"whether shared weights are the better start for {scratch.loss}, on a small and a middle student"))
-    inheriting = replace(scratch, inherits=scratch.steps)
+    inheriting, usual = replace(scratch, inherits=scratch.steps), replace(scratch, stretch=0.0, macs=0.0)
     try:
-        table = try_start(job, inheriting)
+        table = try_start(job, replace(usual, inherits=scratch.steps))
     except CannotRank:  # the search says why
         return scratch, []
-    table += try_start(job, scratch)
+    table += try_start(job, usual)  # tried before, where losses and lengths were
     if -math.inf < mean_val(job, table, inheriting) >= mean_val(job, table, scratch):
         job.show(f"{scratch.loss}: students begin from shared weights, with which two are no worse on val")
         return inheriting, table

@@ -239,8 +239,10 @@ def test_lengths_are_recorded_and_said(found):
     job, recipe, said = found
     assert (job.folder / "recipe.json").exists()
     tried = {(row["student"], row["steps"]) for row in recipe.lengths["student"]}
-    usual = next(steps for size, steps in tried if size == "large" and (size, round(steps / 2)) in tried)
-    assert tried == {(size, round(usual * s)) for size, each in recipe_module.LENGTHS.items() for s in each}
+    usual = recipe.student.steps
+    assert tried == {
+        ("small", round(usual * s)) for s in recipe_module.LENGTHS["small"]
+    }  # the large one takes the usual
     assert sum(line.startswith("length for ") for line in said) == 2
 
 
@@ -269,19 +271,18 @@ def test_low_rates_are_tried_for_both_where_one_of_them_wants_them(found, monkey
 def test_what_was_tried_is_not_trained_again_for_a_finalist(found, monkeypatch):
     job, recipe, _ = found
     monkeypatch.setattr("family.students.train", lambda *_, **__: pytest.fail("trained again"))
-    for size, pick in recipe_module.SIZES.items():
-        won = next(row for row in recipe.lengths["student"] if row["student"] == size and row["won"])
-        done = train_candidate(job, pick(job.space), recipe.student)
-        assert (done["steps"], done["val"]) == (won["steps"], won["val"])
+    won = next(row for row in recipe.lengths["student"] if row["won"])
+    done = train_candidate(job, recipe_module.SIZES[won["student"]](job.space), recipe.student)
+    assert (done["steps"], done["val"]) == (won["steps"], won["val"])
 
 
 def test_controls_take_the_steps_that_were_found_for_them(found):
     job, recipe, _ = found
     ((student, control),) = paired_trainings(job, recipe)
     for way, training in (("student", student), ("control", control)):
-        for size, pick in recipe_module.SIZES.items():
-            (won,) = (row["steps"] for row in recipe.lengths[way] if row["student"] == size and row["won"])
-            assert own_training(job, pick(job.space), training).steps == won
+        (won,) = (row["steps"] for row in recipe.lengths[way] if row["won"])
+        steps = {size: own_training(job, pick(job.space), training).steps for size, pick in recipe_module.SIZES.items()}
+        assert steps == {"small": won, "large": recipe.student.steps}
     assert student.seed == control.seed != job.spec.seed
 
 
