@@ -154,7 +154,6 @@ def join(
     if spec.search.storage is None:
         raise mistake("search.storage", "must say where the search is: postgresql://user@host/database.")
     check_url(spec.search.storage)
-    os.environ.setdefault(NAME, "worker")
     with hold_run(run), explain_disk_trouble(run):
         job = open_job(spec, run, cache or cache_folder(run), show)
         return join_search(job, study, wait_s)
