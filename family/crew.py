@@ -178,10 +178,10 @@ def left_by_process(alive: Alive, trial: FrozenTrial) -> bool:
     return worker not in living or worker == worker_name()
 
 
-def left_by_silence(job: Job, lookout: Lookout, alive: Alive | None, trial: FrozenTrial) -> bool:
+def left_by_silence(job: Job, name: str, lookout: Lookout, alive: Alive | None, trial: FrozenTrial) -> bool:
     """The same where workers are on several hosts: of this run folder, by its processes; of others, by their pulse."""
     worker = str(trial.user_attrs.get("worker", ""))
-    if worker == worker_name(job):
+    if worker == name:
         return True
     silent = lookout.is_abandoned(trial)
     if alive is not None and worker.endswith(folder_name(job)):

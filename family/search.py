@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ from family.studies import (
     study_id,
 )
 from family.types import Training
-from family.workers import Alive, count_workers, start_workers, worker_name
+from family.workers import NAME, Alive, count_workers, start_workers, worker_name
 
 Params = Mapping[str, Any]
 
@@ -139,10 +140,11 @@ def gather_crew(
     if not isinstance(storage, Patient):
         is_left = partial(left_by_process, alive) if alive else never_left
         return Crew(worker_name(), targets, measure, is_left, Lookout(), costs=costs)
+    name = worker_name(job) if alive else worker_name(job, os.environ.get(NAME, "worker"))
     lookout = Lookout(lambda: storage.back)
-    pulse = Pulse(study, guest=worker_name(job) if measure is None else None)
-    is_left = partial(left_by_silence, job, lookout, alive)
-    return Crew(worker_name(job), targets, measure, is_left, lookout, pulse, alive is not None, costs)
+    pulse = Pulse(study, guest=name if measure is None else None)
+    is_left = partial(left_by_silence, job, name, lookout, alive)
+    return Crew(name, targets, measure, is_left, lookout, pulse, alive is not None, costs)
 
 
 def alone() -> frozenset[str]:

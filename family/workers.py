@@ -139,17 +139,6 @@ def work(settings: Mapping[str, Any]) -> None:
         join_search(open_job(spec, run, cache, print), settings["study"])
 
 
-@contextlib.contextmanager
-def called(role: str) -> Iterator[None]:
-    """This process's part in a search while this lasts, where it has been given none."""
-    before = os.environ.get(NAME)
-    os.environ[NAME] = before or role
-    try:
-        yield
-    finally:
-        os.environ.pop(NAME) if before is None else os.environ.update({NAME: before})
-
-
 def join(
     spec: Spec, run: Path, show: Show, cache: Path | None = None, study: str | None = None, wait_s: float = 0
 ) -> int:
@@ -165,7 +154,7 @@ def join(
     if spec.search.storage is None:
         raise mistake("search.storage", "must say where the search is: postgresql://user@host/database.")
     check_url(spec.search.storage)
-    with called("worker"), hold_run(run), explain_disk_trouble(run):
+    with hold_run(run), explain_disk_trouble(run):
         job = open_job(spec, run, cache or cache_folder(run), show)
         return join_search(job, study, wait_s)
 
