@@ -478,8 +478,8 @@ def _tabulate_lengths(run: Run) -> Table | None:
             )
         lines.append(line)
     caption = (
-        "The search for a length, each student for itself. ✓ is what was taken. Students between the two take steps "
-        "between theirs; controls had the same lengths to take the best of."
+        "The search for a length. ✓ is what was taken. The largest student takes the usual steps, those between the "
+        "two take steps between theirs; controls had the same lengths to take the best of."
     )
     return Table("lengths", pd.DataFrame(lines), caption, raw)
 
