@@ -26,7 +26,7 @@ from family.candidates import measure_untrained, over_limits, write_feeds
 from family.host_lock import measure_alone
 from family.job import Job, cost_limits, limits_of
 from family.progress import Stage
-from family.race import Race, Runner, next_to_train
+from family.race import MOST, Race, Runner, next_to_train
 from family.run_folder import recall, remember
 from family.search import Searched
 from family.students import Unfaithful, export_trained, outputs_of, train_candidate, trained_folder
@@ -93,8 +93,8 @@ def race_for(
         known = [(sign * j, sign * v) for j, v in searched.calibration]
         known += [(sign * done[i]["val"], score) for i, score in scores.items() if math.isfinite(score)]
         running = [r for r in runners.values() if scores.get(r.id) != -math.inf]
-        runner = next_to_train(race, running, scores, known)
-        if runner is None:
+        runner = next_to_train(race, running, scores, list(dict.fromkeys(known)))
+        if runner is None or sum(i in scores for i in runners) >= MOST:  # those that diverged count, too
             break
         run(runner.id)
     roomy = [t["id"] for t in sure if excess(job, t["params"], budget, benches) <= ROOM - 1]
@@ -107,8 +107,9 @@ def race_of(job: Job, budget: Any, judged: list[float], sign: int) -> Race:
     """Paired, a difference shows at about half of what two standard errors of one score are; so large is also the
     first guess of the judge's error. A limit on the score is reached by the bad end of an interval."""
     best = max(judged, key=lambda value: sign * value, default=0.0)
-    noise = noise_of(best, job.task.rows("val"), job.task.groups("val") is not None)
-    return Race(noise / 2, noise / 2, None if budget.score is None else sign * budget.score + noise)
+    noise = noise_of(job, best)
+    scale = 1.0 if is_share(job, best) else max(abs(best), 1e-9)
+    return Race(noise / 2, noise / 2, None if budget.score is None else sign * budget.score + noise, scale)
 
 
 def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:
@@ -118,14 +119,13 @@ def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str
     if not fitting:
         return []
     cheap = sorted(fitting, key=lambda t: cheapness(job, t, budget, benches))
-    rows, grouped = job.task.rows("val"), job.task.groups("val") is not None
     sign = 1 if job.task.score.higher_is_better else -1
     if budget.score is not None:
-        sure = [t for t in cheap if sign * (t["val"] - budget.score) >= noise_of(t["val"], rows, grouped)]
+        sure = [t for t in cheap if sign * (t["val"] - budget.score) >= noise_of(job, t["val"])]
         bare = [t for t in cheap if sign * (t["val"] - budget.score) >= 0]
         return [*fitting[:BEST], *sure[:3], *bare[:2]]
     best = fitting[0]["val"]
-    close = [t for t in cheap if abs(t["val"] - best) <= noise_of(best, rows, grouped)]
+    close = [t for t in cheap if abs(t["val"] - best) <= noise_of(job, best)]
     roomy = [t for t in fitting if excess(job, t["params"], budget, benches) <= ROOM - 1]
     return [*fitting[:BEST], *roomy[:1], *close[:3]]
 
@@ -153,11 +153,17 @@ def cheapness(job: Job, trial: Trial, budget: Any, benches: Mapping[str, Bench])
     return float(min(f[cost]["value"] for f in figures.values()))
 
 
-def noise_of(value: float, rows: int, grouped: bool) -> float:
-    """Two standard errors of a score over `rows` (three where rows come in groups): a wide net for finalists only,
-    the choice itself is made on paired intervals. A score in 0..1 is taken as a share, any other as its own spread."""
-    variance = max(value * (1 - value), 1 / rows) if 0 <= value <= 1 else value * value
-    return float((3 if grouped else 2) * (variance / rows) ** 0.5)
+def noise_of(job: Job, value: float) -> float:
+    """Two standard errors of a val score (three where rows come in groups): a wide net for finalists only, the choice
+    itself is made on paired intervals. Any score but a share is taken as its own spread."""
+    rows = job.task.rows("val")
+    variance = max(value * (1 - value), 1 / rows) if is_share(job, value) else value * value
+    return float((2 if job.task.groups("val") is None else 3) * (variance / rows) ** 0.5)
+
+
+def is_share(job: Job, value: float) -> bool:
+    """Whether a score is a share of rows, such as accuracy; an error that lies in 0..1 is none."""
+    return job.task.score.higher_is_better and 0 <= value <= 1
 
 
 def finish(job: Job, finalists: Mapping[str, dict[str, Any]], recipe: Training) -> dict[str, dict[str, Any]]:

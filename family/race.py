@@ -16,7 +16,7 @@ from scipy.stats import norm
 
 ALPHA = 0.2
 MOST = 6  # finalists of one budget beside those of others
-OFFSET, SLOPE = 0.3, 0.5  # prior deviation of the line: of its height, and of its slope
+OFFSET, SLOPE = 0.3, 0.5  # prior deviation of the line: of its height (× the scores' scale), and of its slope
 PRIOR = 3.0  # observations that the first guess of the judge's error counts as
 
 
@@ -32,11 +32,12 @@ class Runner:
 @dataclass(frozen=True)
 class Race:
     """`noise`: a difference of two val scores up to which none is shown better. `spread`: first guess of the standard
-    error of the judge. `reach`: the budget's limit on the score."""
+    error of the judge. `reach`: the budget's limit on the score. `scale`: about how large scores are; 1 for shares."""
 
     noise: float
     spread: float
     reach: float | None = None
+    scale: float = 1.0
 
 
 def next_to_train(
@@ -86,7 +87,7 @@ def expect(race: Race, runners: Sequence[Runner], seen: Sequence[tuple[float, fl
     middle = judged.mean()
     design = np.array([[1.0, x - middle] for x, _ in seen]).reshape(-1, 2)
     off = np.array([score - x for x, score in seen])
-    prior = np.diag([OFFSET**-2.0, SLOPE**-2.0])
+    prior = np.diag([(OFFSET * race.scale) ** -2.0, SLOPE**-2.0])
     variance = race.spread**2
     for _ in range(3):  # the line and the error around it by turns
         covariance = np.linalg.inv(prior + design.T @ design / variance)

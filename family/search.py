@@ -66,7 +66,7 @@ class Searched:
 
     trials: list[dict[str, Any]]
     summary: dict[str, Any]
-    calibration: list[tuple[float, float]]  # (estimate, val score) of students that are trained anyway
+    calibration: list[tuple[float, float]]  # (estimate, val score) of a small and a middle student
     exact: bool = True  # vals are those of trained students, and no estimates
 
 

@@ -22,11 +22,14 @@ def count_compute(job: Job, recipe: Recipe, chosen: Mapping[str, Mapping[str, An
     """
     if not chosen:
         return {}
-    once = sum(read(trained_folder(job, params, recipe.student) / "done.json")["macs"] for params in chosen.values())
+    done = [read(trained_folder(job, params, recipe.student) / "done.json") for params in chosen.values()]
+    once = sum(one.get("macs", 0) for one in done)
+    if not once:  # trained by a version that did not count, or of layers that are not counted
+        return {}
     spent = {"others": -once, "shared_weights": 0.0, "controls": 0.0}
     for kind, pattern in (("others", "candidates/*/trained-*/done.json"), ("shared_weights", "supernet/*/done.json")):
         for one in map(read, job.folder.glob(pattern)):
-            if "macs" not in one:  # trained by a version that did not count
+            if not {"macs", "seed"} <= one.keys():
                 continue
             spent["controls" if one["seed"] >= job.spec.seed + FRESH else kind] += one["macs"]
     told = {"students": 1.0, **{kind: macs / once for kind, macs in spent.items()}}

@@ -16,7 +16,7 @@ from family import spaces
 from family.candidates import CALIBRATION_ROWS, candidate_folder, export_graphs, opset
 from family.job import Job
 from family.run_folder import content_id, remember, write_beside
-from family.supernet import shared_weights
+from family.supernet import CannotRank, shared_weights
 from family.train import load_student, one_thread, save_student, train
 from family.types import Split, Training
 
@@ -49,16 +49,17 @@ def training_id(job: Job, training: Training) -> str:
 
 
 def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, Any]:
-    """Train `params` by `training`, once; `{val, steps, looks, seconds, parameters, macs, seed}`, weights beside.
-    `macs`: multiply-accumulates × rows, forward. Raises CannotRank where it should inherit shared weights and is no
-    slice of them."""
+    """Train `params` by `training`, once; `{val, steps, looks, seconds, parameters, macs, seed, inherited}`, weights
+    beside. `macs`: multiply-accumulates × rows, forward. Raises CannotRank where it should inherit and the space shares
+    no weights."""
     training = own_training(job, params, training)
     folder = trained_folder(job, params, training)
 
     def work() -> dict[str, Any]:
         module = spaces.build_student(job.space, params, job.task, training.seed)
-        if training.inherits:
-            shared_weights(job, training).slice_into(module)
+        inherited = bool(training.inherits)
+        if inherited:
+            module, inherited = begin_from_shared(job, params, training, module)
         checkpoint = folder / "checkpoint"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         trained = train(module, job.task, job.soft_targets(), training, device=job.device, checkpoint=checkpoint)
@@ -72,9 +73,23 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
             "parameters": spaces.count_parameters(trained.module),
             "macs": spaces.cost_of(trained.module, job.task) * trained.steps * training.batch,
             "seed": training.seed,
+            "inherited": inherited,
         }
 
     return dict(remember(folder / "done.json", [training_id(job, training), dict(params)], work))
+
+
+def begin_from_shared(
+    job: Job, params: Mapping[str, Any], training: Training, module: nn.Module
+) -> tuple[nn.Module, bool]:
+    """The module with its slice of the shared weights, and True; a student that is no slice of them, which a check of
+    the space's corners may miss, begins from values of its own."""
+    shared = shared_weights(job, training)
+    try:
+        return shared.slice_into(module), True
+    except CannotRank as problem:
+        job.show(f"warning: {spaces.describe_params(params)} begins from values of its own: {problem}")
+        return spaces.build_student(job.space, params, job.task, training.seed), False
 
 
 def load_trained(job: Job, params: Mapping[str, Any], training: Training) -> nn.Module:

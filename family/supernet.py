@@ -218,5 +218,5 @@ def fit_estimate(job: Job, supernet: Supernet, pool: Sequence[Params]) -> Estima
     slope, intercept = np.polyfit(known[:, 1], known[:, 0], 1)
     if (slope < 0) != job.task.score.higher_is_better:
         raise CannotRank(f"a lower loss of the slices does not go with a better {job.task.score.name}")
-    share = known[:, 0].min() >= 0 and known[:, 0].max() <= 1
+    share = job.task.score.higher_is_better and known[:, 0].min() >= 0 and known[:, 0].max() <= 1
     return Estimate(float(intercept), float(slope), 1.0 if share else np.inf)

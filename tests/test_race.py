@@ -89,3 +89,13 @@ def test_stopping_early_takes_a_student_worse_than_val_can_tell_in_few_of_100_se
     )
     assert worse <= (0.05 if judge <= RACE.spread else 0.2)
     assert found[:, 2].mean() <= MOST / 2
+
+
+@pytest.mark.parametrize("scale", [0.001, 1.0, 50_000.0])
+def test_the_unit_of_an_error_does_not_matter(scale: float) -> None:
+    """Errors, the lower the better (so negated), judged a quarter too high: the same are trained in any unit."""
+    runners = [Runner(str(i), float(i), -scale * 1.25 / i) for i in range(1, 20)]
+    truth = {r.id: r.judged / 1.25 for r in runners}
+    seen = [(-scale * 1.25, -scale), (-scale * 0.125, -scale * 0.1)]
+    race = Race(0.02 * scale, 0.02 * scale, reach=-0.12 * scale, scale=scale)
+    assert list(run(race, runners, truth, seen)) == ["9", "8"]  # -0.125 is near enough to -0.12 to be tried

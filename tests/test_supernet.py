@@ -16,6 +16,7 @@ from family.engines import ENGINES
 from family.job import Job
 from family.sampling import even_draws
 from family.spec import SearchSpec, read_spec
+from family.students import train_candidate
 from family.supernet import (
     CannotRank,
     Supernet,
@@ -159,3 +160,23 @@ def test_auto_tells_how_far_shared_weights_agree(job: Job, tmp_path: Path, monke
     assert -1 <= judge.facts["agreement"] <= 1
     assert "rank agreement of shared weights with 6 short runs" in said[0]
     assert "not 1.1 or more" in said[1]
+
+
+def test_a_student_that_is_no_slice_begins_from_values_of_its_own(job: Job, tmp_path: Path) -> None:
+    """The space's corners and the pool nest; one student between them does not."""
+
+    def build_odd(params: dict, signature: object) -> nn.Module:
+        odd = params["width"] == 17
+        module = nn.Sequential(nn.Flatten(), nn.Linear(signature.inputs[0].shape[1], params["width"]))  # type: ignore[attr-defined]
+        return nn.Sequential(
+            *(module if not odd else nn.Sequential(nn.Identity(), *module)), nn.Linear(params["width"], 3)
+        )
+
+    said: list[str] = []
+    space = StudentSpace("odd", {"width": Dim(low=8, high=32, step=8)}, build_odd)
+    here = replace(job, space=space, folder=tmp_path, show=said.append)
+    training = replace(RECIPE, inherits=20, steps=20)
+    assert train_candidate(here, {"width": 16}, training)["inherited"]
+    assert not said
+    assert not train_candidate(here, {"width": 17}, training)["inherited"]
+    assert "begins from values of its own" in said[0]
