@@ -378,6 +378,14 @@ def test_the_worker_command(
     read(tmp_path, "trials: 4")
     assert main(["worker", "--budgets", "budgets.yaml"]) == 2
     assert "search.storage must say where the search is" in capsys.readouterr().err
+
+
+def test_the_worker_command_where_no_server_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("grpc", reason="needs the extra [grpc], which `make test-slow` installs")
+    monkeypatch.chdir(tmp_path)
+    read(tmp_path, "trials: 4")
     monkeypatch.setattr(storages, "CONNECT_S", 1)
     assert main(["worker", "--budgets", "budgets.yaml", "--storage", "grpc://127.0.0.1:1"]) == 1
     said = capsys.readouterr().err
