@@ -16,7 +16,6 @@ from benchmark import (
     Bench,
     Measurement,
     can_answer,
-    host_fingerprint,
     measure_memory,
     measure_size,
     measurement_to_dict,
@@ -217,7 +216,7 @@ def measuring_inputs(job: Job, params: Mapping[str, Any], recipe: Training, targ
     host."""
     hashes = {p: a["sha256"] for p, a in export_trained(job, params, recipe).items()}
     path = trained_folder(job, params, recipe) / "measurements" / f"{target}.json"
-    return path, [hashes, str(job.targets[target]), host_fingerprint()]
+    return path, [hashes, str(job.targets[target]), job.host]
 
 
 def time_afresh(
@@ -275,7 +274,7 @@ def finalist_rows(
                     "val": val.value,
                     "val_low": val.low,
                     "val_high": val.high,
-                    "host": host_fingerprint(),
+                    "host": job.host,
                 }
                 rows.append(row | params_column(params) | flat_figures(figures[precision]))
     return pd.DataFrame(rows)

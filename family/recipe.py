@@ -78,27 +78,23 @@ def bake(job: Job) -> dict[str, Any]:
 
 
 def bake_off(job: Job, student: Training, control: Training) -> tuple[Training, tune.Table]:
-    """Which loss on a middle student, labels alone among them: the student's training with it, and every try."""
+    """Which loss on a middle student in the usual steps, labels alone among them: the student's training with it, and
+    every try."""
     job.watch(Stage("bake-off: which loss, on a middle student"))
     temperatures = TEMPERATURES if job.spec.distill.temperature == "auto" else ()
     chosen, table = tune.bake_off(
         trainer(job, spaces.middle(job.space)),
         job.task,
         job.soft_targets(),
-        usual_steps(student),
+        student.unscaled,
         losses_for(job.task.kind),
-        usual_steps(control),
+        control.unscaled,
         temperatures,
     )
     winner = next(row for row in table if row["loss"] == chosen.loss)
     job.show(f"bake-off: {chosen.loss} (val {winner['val']:.4f})")
     longer = control if chosen.loss == "labels" else student
     return replace(chosen, stretch=longer.stretch, macs=longer.macs), table
-
-
-def usual_steps(training: Training) -> Training:
-    """As long for a student of any size: losses compete at equal steps."""
-    return replace(training, stretch=0.0, macs=0.0)
 
 
 def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:

@@ -87,7 +87,7 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched
     note_study(job, study, judged_by)
     enqueue_start(study, job, costs)
     publish(study, job, recipe, judge, list(benches))
-    measure = partial(measure_here, job, benches)
+    measure = partial(measure_untrained, job, benches=benches)
     here, name = count_workers(job.spec.search.workers) - 1, study.study_name
     with start_workers(job, name, here) as alive, place_workers(job, name):
         run_turns(study, job, judge, gather_crew(study, job, list(benches), measure, alive, costs))
@@ -150,10 +150,6 @@ def gather_crew(
 def alone() -> frozenset[str]:
     """Who lives of the main command's processes when its workers have ended."""
     return frozenset({worker_name()})
-
-
-def measure_here(job: Job, benches: Mapping[str, Bench], params: Params) -> Mapping[str, Any]:
-    return measure_untrained(job, params, benches)
 
 
 def open_study(job: Job, recipe: Training, engine: str, targets: list[str]) -> optuna.Study:

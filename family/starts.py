@@ -28,12 +28,12 @@ def choose_start(job: Job, scratch: Training) -> tuple[Training, Table]:
     if job.spec.search.engine not in SHARING:
         return scratch, []
     job.watch(Stage(f"whether shared weights are the better start for {scratch.loss}, on a small and a middle student"))
-    inheriting, usual = replace(scratch, inherits=scratch.steps), replace(scratch, stretch=0.0, macs=0.0)
+    inheriting = replace(scratch, inherits=scratch.steps)
     try:
-        table = try_start(job, replace(usual, inherits=scratch.steps))
+        table = try_start(job, inheriting.unscaled)
     except CannotRank:  # the search says why
         return scratch, []
-    table += try_start(job, usual)  # tried before, where losses and lengths were
+    table += try_start(job, scratch.unscaled)  # tried before, where losses and lengths were
     if -math.inf < mean_val(job, table, inheriting) >= mean_val(job, table, scratch):
         job.show(f"{scratch.loss}: students begin from shared weights, with which two are no worse on val")
         return inheriting, table

@@ -41,7 +41,7 @@ def scale(training: Training, cost: int) -> Training:
     within `FARTHEST` times more or fewer."""
     share = (training.macs / max(cost, 1)) ** training.stretch if training.stretch else 1.0
     steps = round(training.steps * min(max(share, 1 / FARTHEST), FARTHEST))
-    return replace(training, steps=steps, stretch=0.0, macs=0.0)
+    return replace(training.unscaled, steps=steps)
 
 
 def training_id(job: Job, training: Training) -> str:

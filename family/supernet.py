@@ -127,7 +127,7 @@ def shared_weights(job: Job, training: Training) -> Supernet:
 
 def alone(training: Training) -> Training:
     """The usual steps, for a student of any size, from start values of its own: as shared weights are trained."""
-    return replace(training, steps=training.inherits or training.steps, inherits=0, stretch=0.0, macs=0.0, patience=0)
+    return replace(training.unscaled, steps=training.inherits or training.steps, inherits=0, patience=0)
 
 
 def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supernet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -190,6 +190,11 @@ class Training:
     stretch: float = 0.0
     macs: float = 0.0
     inherits: int = 0
+
+    @property
+    def unscaled(self) -> Training:
+        """The same in the usual steps for a student of any size."""
+        return replace(self, stretch=0.0, macs=0.0)
 
 
 @dataclass(frozen=True)

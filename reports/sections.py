@@ -444,14 +444,22 @@ def _tabulate_bakeoff(run: Run) -> Table:
     return Table("bakeoff", pd.DataFrame(lines), caption, raw)
 
 
+WAYS = {"student": "distilled", "control": "labels alone"}  # by what family.json calls them
+
+
+def _read_tries(run: Run, what: str, needs: set[str]) -> pd.DataFrame | None:
+    """What was tried for students and controls (`of`), one table; None where nothing was, or it lacks a column."""
+    told = [row | {"of": way} for way, rows in (run.family.get(what) or {}).items() for row in rows]
+    raw = pd.DataFrame(told)
+    return raw if len(raw) and needs <= set(raw) else None
+
+
 def _tabulate_rates(run: Run) -> Table | None:
     """Learning rates tried, one line each, with the val score per kind of student; distilled and labels alone."""
-    told = [row | {"of": kind} for kind, rows in (run.family.get("learning_rates") or {}).items() for row in rows]
-    raw = pd.DataFrame(told)
-    if not len(raw) or not {"learning_rate", "student", "val"} <= set(raw):
+    raw = _read_tries(run, "learning_rates", {"learning_rate", "student", "val"})
+    if raw is None:
         return None
-    names = {"student": "distilled", "control": "labels alone"}
-    columns = raw["of"].map(lambda of: names.get(of, of)) + ", " + raw["student"].astype(str)
+    columns = raw["of"].map(lambda of: WAYS.get(of, of)) + ", " + raw["student"].astype(str)
     wide = raw.assign(column=columns).pivot_table(index="learning_rate", columns="column", values="val", sort=False)
     frame = pd.DataFrame({str(c).capitalize(): [say_score(run.score, v) for v in wide[c]] for c in wide})
     frame.insert(0, "Learning rate", [_say_any(rate) for rate in wide.index])
@@ -461,14 +469,12 @@ def _tabulate_rates(run: Run) -> Table | None:
 
 def _tabulate_lengths(run: Run) -> Table | None:
     """Lengths tried, one line per way of training, student and number of steps."""
-    told = [row | {"of": kind} for kind, rows in (run.family.get("lengths") or {}).items() for row in rows]
-    raw = pd.DataFrame(told)
-    if not len(raw) or not {"steps", "student", "val"} <= set(raw):
+    raw = _read_tries(run, "lengths", {"steps", "student", "val"})
+    if raw is None:
         return None
-    names = {"student": "distilled", "control": "labels alone"}
     lines = []
     for row in _rows(raw):
-        line = {"Trained": names.get(row["of"], row["of"]), "Student": row["student"]}
+        line = {"Trained": WAYS.get(row["of"], row["of"]), "Student": row["student"]}
         line |= {"Steps": f"{row['steps']}{' ✓' if row.get('won') is True else ''}"}
         line |= {"Validation": say_score(run.score, row["val"])}
         if pd.notna(row.get("gain", np.nan)):
@@ -486,17 +492,15 @@ def _tabulate_lengths(run: Run) -> Table | None:
 
 def _tabulate_starts(run: Run) -> Table | None:
     """Whether students begin from shared weights: both ways on two students, distilled and labels alone."""
-    told = [row | {"of": kind} for kind, rows in (run.family.get("starts") or {}).items() for row in rows]
-    raw = pd.DataFrame(told)
-    if not len(raw) or not {"inherits", "student", "val"} <= set(raw):
+    raw = _read_tries(run, "starts", {"inherits", "student", "val"})
+    if raw is None:
         return None
-    names = {"student": "distilled", "control": "labels alone"}
-    taken = {of: bool(run.family.get("recipe", {}).get(of, {}).get("inherits")) for of in names}
+    taken = {of: bool(run.family.get("recipe", {}).get(of, {}).get("inherits")) for of in WAYS}
     lines = []
     for (of, shared), rows in raw.groupby(["of", raw["inherits"] > 0], sort=False):
         begin = f"{'shared weights' if shared else 'values of their own'}{' ✓' if taken.get(str(of)) == shared else ''}"
         scores = {f"{row['student']} student".capitalize(): say_score(run.score, row["val"]) for row in _rows(rows)}
-        lines.append({"Trained": names.get(str(of), of), "Beginning": begin, **scores})
+        lines.append({"Trained": WAYS.get(str(of), of), "Beginning": begin, **scores})
     caption = (
         "Where students begin: validation of two, from the weights that the whole space shares and from values of "
         "their own. ✓ is what was taken: shared weights where these two are no worse on the whole."

@@ -163,7 +163,7 @@ def run_forked(place: Place, numbers: Sequence[int]) -> list[Told]:
         try:
             separate(study)
             results.put(run_worker(job, study, place, number))
-        except BaseException as problem:
+        except BaseException as problem:  # who waits for its figures must hear of any end, sys.exit included
             results.put(problem)
             raise
 
