@@ -5,17 +5,26 @@ from benchmark.channel import WorkerDied
 from benchmark.footprint import measure_memory, measure_size
 from benchmark.host import host, host_fingerprint
 from benchmark.intervals import join_ratios
+from benchmark.meters import Meter, needs_ladder, open_meter
 from benchmark.predict import Predictor, fit, predict, predictor_from_dict, predictor_to_dict
 from benchmark.serial import measurement_from_dict, measurement_to_dict
-from benchmark.targets import CAN_ANSWER, PRESETS, TRANSPORTS, can_answer, design_points, resolve_target, unavailable
+from benchmark.targets import (
+    PRESETS,
+    TRANSPORTS,
+    can_answer,
+    design_points,
+    provenance_of,
+    resolve_target,
+    unavailable,
+)
 from benchmark.types import Measurement, Target
 
 __all__ = [
-    "CAN_ANSWER",
     "PRESETS",
     "TRANSPORTS",
     "Bench",
     "Measurement",
+    "Meter",
     "Predictor",
     "Target",
     "WorkerDied",
@@ -29,9 +38,12 @@ __all__ = [
     "measure_size",
     "measurement_from_dict",
     "measurement_to_dict",
+    "needs_ladder",
+    "open_meter",
     "predict",
     "predictor_from_dict",
     "predictor_to_dict",
+    "provenance_of",
     "resolve_target",
     "unavailable",
 ]

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(model: Path, target: Target, feeds: Path | None, seconds: float) -> list[Measurement]:
     with Bench(target, feeds=feeds) as bench:
         timed = bench.direct(model, seconds)
-    return [*timed, measure_memory(model, target, feeds), measure_size(model, target)]
+    return [*timed, *measure_memory([model], target, feeds), measure_size(model, target)]
 
 
 def draw(model: Path, measurements: Sequence[Measurement]) -> str:

@@ -8,7 +8,6 @@ stopwatch says.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.host import host_fingerprint
+from benchmark.footprint import measure_memory, measure_size
 from benchmark.intervals import find_t, interval_of_repeats, median_error, pooled_spread
-from benchmark.targets import TRANSPORTS, unavailable
+from benchmark.models import check_model, hash_model, say_options
+from benchmark.targets import can_answer, open_channel, provenance_of
 from benchmark.types import Measurement, Target
 
 ROUNDS = 6  # of the ladder, each in a fresh process
@@ -27,6 +27,8 @@ SLOWED = 1.08  # a reference this much slower than at rest tells of contention
 REPEATS = 5  # of a direct measurement
 LADDER_SECONDS = 1.5  # per pair of neighbouring rungs, over all rounds
 PROCESSES = 5  # fresh ones, each finalist timed in all of them
+QUICK_SECONDS = 0.1  # of a candidate
+DIRECT_SECONDS = 0.5  # of a finalist, as timed
 
 
 class Bench:
@@ -46,15 +48,17 @@ class Bench:
         ladder: Sequence[Mapping[str, Any]] | None = None,
         ladder_seconds: float = LADDER_SECONDS,
     ):
-        reason = unavailable(target)
-        if reason is not None:
-            raise ValueError(reason)
-        self._target = target
-        by_content = {_hash(path): path for path in (check_model(Path(path)) for path in references)}
+        self._target, self._feeds = target, feeds
+        self._host: str | None = None
+        self._channel = open_channel(target, feeds)
+        by_content = {hash_model(path): path for path in (check_model(Path(path)) for path in references)}
         self._references = list(by_content.values())
         self._ladder_seconds = ladder_seconds
-        self._ladder = None if ladder is None else _match_ladder(ladder, self._references, target)
-        self._channel = TRANSPORTS[target.transport](target, feeds)
+        try:
+            self._ladder = None if ladder is None else _match_ladder(ladder, self._references, target, self.host)
+        except BaseException:
+            self.close()
+            raise
         self._nearest: dict[Path, str] = {}  # of models timed afresh: which reference they are paired with
 
     def __enter__(self) -> Bench:
@@ -67,6 +71,32 @@ class Bench:
 
     def close(self) -> None:
         self._channel.close()
+
+    @property
+    def host(self) -> str:
+        """Fingerprint of the machine that measures."""
+        if self._host is None:
+            self._host = str(self._channel.host()["fingerprint"])
+        return self._host
+
+    def quickly(self, model: Path) -> list[Measurement]:
+        """size_kb and latency_ms of a candidate."""
+        return [measure_size(model, self._target), self.paired(model, QUICK_SECONDS)]
+
+    def settle(self, models: Sequence[Path]) -> list[list[Measurement]]:
+        """Of each file size_kb, latency_ms (all of them in the same fresh processes), latency_direct_ms,
+        latency_p95_ms, and memory_mb where the target tells it."""
+        if not models:
+            return []
+        latencies = self.paired_afresh(models)
+        settled = [
+            [measure_size(model, self._target), latency, *self.direct(model, DIRECT_SECONDS)]
+            for model, latency in zip(models, latencies, strict=True)
+        ]
+        if "memory_mb" in can_answer(self._target):
+            for figures, memory in zip(settled, measure_memory(models, self._target, self._feeds), strict=True):
+                figures.append(memory)
+        return settled
 
     def ladder(self) -> list[dict[str, Any]]:
         """One rung per reference, by rising cost, as plain data to be written and passed back.
@@ -168,9 +198,9 @@ class Bench:
             value * np.exp(half).item(),
             tuple(samples[0] if len(samples) == 1 else [round(one, 7) for one in medians]),
             self._target.name,
-            "measured:host",
+            provenance_of(self._target),
             f"{protocol}; reference {rung['reference']} at {rung['ms']:.5g} ms; {say_options(self._target)}",
-            host_fingerprint(),
+            self.host,
             noisy=bool(half > 0.1 or slowed > SLOWED),
         )
 
@@ -199,9 +229,9 @@ class Bench:
             max(high, value),
             tuple(np.round(runs, 6).tolist()),
             self._target.name,
-            "measured:host",
+            provenance_of(self._target),
             f"{len(runs)} runs as timed in {REPEATS} repeats, {seconds:g} s; {say_options(self._target)}",
-            host_fingerprint(),
+            self.host,
             noisy=bool(np.median(runs) > 1.3 * runs.min() or max(medians) > 1.15 * min(medians)),
         )
 
@@ -223,7 +253,7 @@ class Bench:
         ladder = [
             {
                 "reference": path.name,
-                "sha256": _hash(path),
+                "sha256": hash_model(path),
                 "ms": float(f"{scale * link:.6g}"),
                 "least_ms": float(f"{least:.6g}"),
                 "direct_ms": float(f"{median:.6g}"),
@@ -234,7 +264,7 @@ class Bench:
                 "noisy": bool(abs(np.log(median / (scale * link))) > 0.1 or spread > 0.05),
                 "threads": self._target.options.get("threads", 1),
                 "batch": self._target.options.get("batch", 1),
-                "host": host_fingerprint(),
+                "host": self.host,
                 "path": str(path),
             }
             for path, link, (least, median, p95) in zip(paths, chain, rungs, strict=True)
@@ -258,11 +288,11 @@ class Bench:
 
 
 def _match_ladder(
-    ladder: Sequence[Mapping[str, Any]], references: Sequence[Path], target: Target
+    ladder: Sequence[Mapping[str, Any]], references: Sequence[Path], target: Target, host: str
 ) -> list[dict[str, Any]]:
     """The recorded rungs with the references' present paths; ValueError where they do not belong here."""
-    here = {"host": host_fingerprint(), **{key: target.options.get(key, 1) for key in ("threads", "batch")}}
-    paths = {_hash(path): str(path) for path in references}
+    here = {"host": host, **{key: target.options.get(key, 1) for key in ("threads", "batch")}}
+    paths = {hash_model(path): str(path) for path in references}
     for rung in ladder:
         for key, value in here.items():
             if rung[key] != value:
@@ -274,21 +304,6 @@ def _match_ladder(
     return [{**rung, "path": paths[rung["sha256"]]} for rung in ladder]
 
 
-def check_model(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"there is no model file {path}.")
-    return path.resolve()
-
-
 def take_samples(answer: Mapping[str, Any], rung: Mapping[str, Any]) -> list[float]:
     """Each pair of blocks as the model's ms."""
     return [round(own / other * rung["ms"], 7) for own, other in answer["blocks_ns"]]
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def say_options(target: Target) -> str:
-    threads, batch = target.options.get("threads", 1), target.options.get("batch", 1)
-    return f"{threads} thread{'s' if threads != 1 else ''}, batch {batch}"

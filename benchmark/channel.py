@@ -19,6 +19,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from benchmark.host import host, host_fingerprint
 from benchmark.types import Target
 
 
@@ -28,6 +29,10 @@ class WorkerDied(RuntimeError):
 
 class Channel(Protocol):
     def ask(self, do: str, model: Path | None = None, **request: Any) -> dict[str, Any]: ...
+
+    def host(self) -> dict[str, Any]:
+        """What measures: `fingerprint`, equal where figures may be compared, and facts."""
+        ...
 
     def restart(self) -> None: ...
 
@@ -60,6 +65,9 @@ class LocalChannel:
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer
+
+    def host(self) -> dict[str, Any]:
+        return {"fingerprint": host_fingerprint(), **host()}
 
     def restart(self) -> None:
         self.close()

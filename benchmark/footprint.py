@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
-from benchmark.bench import check_model, say_options
 from benchmark.host import host_fingerprint
 from benchmark.intervals import interval_of_repeats
-from benchmark.targets import TRANSPORTS, unavailable
+from benchmark.models import check_model, say_options
+from benchmark.targets import open_channel, provenance_of
 from benchmark.types import Measurement, Target
 
 PROCESSES = 3
 
 
-def measure_memory(model: Path, target: Target, feeds: Path | None = None) -> Measurement:
-    """memory_mb: how far loading and running `model` raises peak resident memory over the imports.
+def measure_memory(models: Sequence[Path], target: Target, feeds: Path | None = None) -> list[Measurement]:
+    """memory_mb of each file: how far loading and running it raises peak resident memory over the imports.
 
     The median of three fresh processes. 1 MB is 1,000,000 bytes.
 
-    Raises ValueError where the target cannot be measured or the file cannot be run, WorkerDied.
+    Raises ValueError where the target cannot be measured or a file cannot be run, WorkerDied.
     """
-    reason = unavailable(target)
-    if reason is not None:
-        raise ValueError(reason)
-    samples = sorted(_grow_once(check_model(Path(model)), target, feeds) for _ in range(PROCESSES))
+    paths = [check_model(Path(model)) for model in models]
+    with ThreadPoolExecutor(os.cpu_count()) as side_by_side:  # nothing is timed
+        grown = list(side_by_side.map(partial(_grow_once, target=target, feeds=feeds), paths * PROCESSES))
+    samples = [sorted(mb for mb, _ in grown[i :: len(paths)]) for i in range(len(paths))]
+    return [_say_memory(own, target, grown[0][1]) for own in samples]
+
+
+def _grow_once(model: Path, target: Target, feeds: Path | None) -> tuple[float, str]:
+    """MB, and the fingerprint of the host."""
+    with closing(open_channel(target, feeds)) as channel:
+        return float(channel.ask("memory", model)["bytes"]) / 1e6, str(channel.host()["fingerprint"])
+
+
+def _say_memory(samples: Sequence[float], target: Target, host: str) -> Measurement:
     low, high = interval_of_repeats(samples)
     return Measurement(
         "memory_mb",
@@ -33,9 +47,9 @@ def measure_memory(model: Path, target: Target, feeds: Path | None = None) -> Me
         max(high, samples[-1]),
         tuple(samples),
         target.name,
-        "measured:host",
+        provenance_of(target),
         f"peak resident growth over imports, {PROCESSES} fresh processes; {say_options(target)}",
-        host_fingerprint(),
+        host,
     )
 
 
@@ -48,8 +62,3 @@ def measure_size(model: Path, target: Target) -> Measurement:
     return Measurement(
         "size_kb", kb, kb, kb, (kb,), target.name, "static", "bytes of the file ÷ 1000", host_fingerprint()
     )
-
-
-def _grow_once(model: Path, target: Target, feeds: Path | None) -> float:
-    with closing(TRANSPORTS[target.transport](target, feeds)) as channel:
-        return float(channel.ask("memory", model)["bytes"]) / 1e6

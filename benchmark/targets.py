@@ -1,48 +1,100 @@
 """Targets are named data: presets, what their options may be, and what each can answer.
 
-A transport opens a channel to the runtime that measures there. `local` is the only one in this version;
-targets of the others are valid in a file of budgets and are answered as skipped.
+A transport carries models to the runtime that measures: a channel with one method, what figures are taken by, and what
+has to be installed for it here.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from benchmark.channel import Channel, open_local
 from benchmark.types import Target
 
-TRANSPORTS: dict[str, Callable[..., Channel]] = {"local": open_local}
-
 TIMED = frozenset({"latency_ms", "latency_p95_ms", "size_kb"})
 
-CAN_ANSWER: dict[str, frozenset[str]] = {
-    "local": TIMED | {"memory_mb"},
-    "emulated": frozenset({"instructions_m", "size_kb"}),
-    "browser": TIMED,
-    "node": TIMED,
-    "ssh": TIMED | {"memory_mb"},
-    "adb": TIMED | {"memory_mb"},
-}
 
-DESIGN_POINTS: dict[str, int] = {  # models measured to predict others from: fewer where each takes long
-    "local": 20,
-    "emulated": 20,
-    "browser": 20,
-    "node": 20,
-    "ssh": 20,
-    "adb": 14,
-}
+@dataclass(frozen=True)
+class Transport:
+    """`open(target, feeds)`: the channel. `meter`: how figures are taken (`benchmark.meters`): "paired", "direct" or
+    "counted". `answers`: the limits that may be asked for. `design_points`: how many models are measured to predict
+    others from, fewer where each takes long. `missing(target)`: why it cannot be used from here, with the command that
+    installs what lacks; None where it can. `provenance(target)`: what its figures are."""
 
-OPTIONS: dict[str, frozenset[str]] = {
-    "local": frozenset({"threads", "batch"}),
-    "emulated": frozenset({"core", "batch"}),
-    "browser": frozenset({"threads", "batch", "slowdown"}),
-    "node": frozenset({"threads", "batch"}),
-    "ssh": frozenset({"threads", "batch", "host", "user", "port", "python"}),
-    "adb": frozenset({"threads", "batch", "serial"}),
+    open: Callable[[Target, Path | None], Channel] | None
+    meter: str
+    answers: frozenset[str]
+    options: frozenset[str]
+    missing: Callable[[Target], str | None]
+    provenance: Callable[[Target], str]
+    design_points: int = 20
+
+
+def nothing_missing(target: Target) -> str | None:
+    return None
+
+
+def count_cores(target: Target) -> str | None:
+    """Why this machine cannot give the target its threads."""
+    threads, cores = int(target.options.get("threads", 1)), os.cpu_count() or 1
+    return f"it asks for {threads} threads and this machine has {cores} cores" if threads > cores else None
+
+
+TRANSPORTS: dict[str, Transport] = {
+    "local": Transport(
+        open=open_local,
+        meter="paired",
+        answers=TIMED | {"memory_mb"},
+        options=frozenset({"threads", "batch"}),
+        missing=count_cores,
+        provenance=lambda target: "measured:host",
+    ),
+    "emulated": Transport(
+        open=None,
+        meter="counted",
+        answers=frozenset({"instructions_m", "size_kb"}),
+        options=frozenset({"core", "batch"}),
+        missing=nothing_missing,
+        provenance=lambda target: "counted:emulated-isa",
+    ),
+    "browser": Transport(
+        open=None,
+        meter="paired",
+        answers=TIMED,
+        options=frozenset({"threads", "batch", "slowdown"}),
+        missing=nothing_missing,
+        provenance=lambda target: "measured:host-browser",
+    ),
+    "node": Transport(
+        open=None,
+        meter="paired",
+        answers=TIMED,
+        options=frozenset({"threads", "batch"}),
+        missing=nothing_missing,
+        provenance=lambda target: "measured:host",
+    ),
+    "ssh": Transport(
+        open=None,
+        meter="paired",
+        answers=TIMED | {"memory_mb"},
+        options=frozenset({"threads", "batch", "host", "user", "port", "python"}),
+        missing=nothing_missing,
+        provenance=lambda target: "measured:device",
+    ),
+    "adb": Transport(
+        open=None,
+        meter="direct",
+        answers=TIMED | {"memory_mb"},
+        options=frozenset({"threads", "batch", "serial"}),
+        missing=nothing_missing,
+        provenance=lambda target: "measured:device",
+        design_points=14,
+    ),
 }
 
 PRESETS: dict[str, Target] = {
@@ -63,22 +115,35 @@ PRESETS: dict[str, Target] = {
 
 def can_answer(target: Target) -> frozenset[str]:
     """The budget limits this target can be asked for."""
-    return CAN_ANSWER[target.transport]
+    answers = TRANSPORTS[target.transport].answers
+    return answers - {"latency_p95_ms"} if target.options.get("slowdown") else answers  # only means are sound there
 
 
 def design_points(target: Target) -> int:
     """How many models are measured on this target before others are predicted (`benchmark.fit`)."""
-    return DESIGN_POINTS[target.transport]
+    return TRANSPORTS[target.transport].design_points
+
+
+def provenance_of(target: Target) -> str:
+    """What figures of this target are: `measured:host`, `counted:emulated-isa`, …; two never share a ranking."""
+    return TRANSPORTS[target.transport].provenance(target)
 
 
 def unavailable(target: Target) -> str | None:
     """Why `target` cannot be measured from here, in one line, or None where it can."""
-    if target.transport not in TRANSPORTS:
+    transport = TRANSPORTS[target.transport]
+    if transport.open is None:
         return f"{target.name} is skipped: this version has no transport {target.transport!r}."
-    threads, cores = int(target.options.get("threads", 1)), os.cpu_count() or 1
-    if threads > cores:
-        return f"{target.name} is skipped: it asks for {threads} threads and this machine has {cores} cores."
-    return None
+    why = transport.missing(target)
+    return None if why is None else f"{target.name} is skipped: {why}."
+
+
+def open_channel(target: Target, feeds: Path | None = None) -> Channel:
+    """Raises ValueError where the target cannot be measured from here, or for feeds that cannot be read."""
+    reason, opener = unavailable(target), TRANSPORTS[target.transport].open
+    if reason is not None or opener is None:
+        raise ValueError(reason)
+    return opener(target, feeds)
 
 
 def resolve_target(name: str, options: Mapping[str, Any] | None = None) -> Target:
@@ -89,10 +154,10 @@ def resolve_target(name: str, options: Mapping[str, Any] | None = None) -> Targe
     given = dict(options or {})
     transport = given.pop("transport", None)
     if transport is None and name not in PRESETS:
-        hint = " Or give a transport: " + ", ".join(CAN_ANSWER) + "."
+        hint = " Or give a transport: " + ", ".join(TRANSPORTS) + "."
         raise ValueError(_say_unknown("target", name, PRESETS) + hint)
-    if transport is not None and transport not in CAN_ANSWER:
-        raise ValueError(_say_unknown(f"transport of target {name!r}", transport, CAN_ANSWER))
+    if transport is not None and transport not in TRANSPORTS:
+        raise ValueError(_say_unknown(f"transport of target {name!r}", transport, TRANSPORTS))
     preset = PRESETS.get(name)
     kept = preset if preset is not None and transport in (None, preset.transport) else None
     target = Target(
@@ -107,7 +172,7 @@ def resolve_target(name: str, options: Mapping[str, Any] | None = None) -> Targe
 
 
 def _check_options(target: Target) -> None:
-    allowed = OPTIONS[target.transport]
+    allowed = TRANSPORTS[target.transport].options
     for option, value in target.options.items():
         if option not in allowed:
             raise ValueError(_say_unknown(f"option of target {target.name!r}", option, allowed))

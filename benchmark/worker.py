@@ -24,6 +24,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from benchmark.host import host, host_fingerprint
 from benchmark.inputs import make_inputs
 
 RUNTIME_ERRORS = tuple(
@@ -154,7 +155,8 @@ def time_runs(run: Run, ns: float, step: int) -> Iterator[int]:
 
 
 def grow(worker: Worker, request: Mapping[str, Any]) -> dict[str, Any]:
-    """By how many bytes the peak resident memory grows when the model is loaded and run."""
+    """By how many bytes the peak resident memory grows when the model is loaded and run. For a process that holds no
+    more than the imports: a fork of one would count what it shares with its parent as its own."""
     before = reset_peak()
     run = worker.open(request["model"])
     for _ in range(10):
@@ -185,11 +187,17 @@ def read_peak() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
+def tell_host(worker: Worker, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What this machine is."""
+    return {"fingerprint": host_fingerprint(), **host()}
+
+
 ANSWERS: dict[str, Callable[[Worker, Mapping[str, Any]], dict[str, Any]]] = {
     "pair": pair,
     "probe": probe,
     "time": time_directly,
     "memory": grow,
+    "host": tell_host,
 }
 
 

@@ -12,7 +12,7 @@ from family.builtin_teacher import is_trained
 from family.candidates import open_benches
 from family.controls import train_controls
 from family.errors import mistake
-from family.finals import choose_students, finalist_rows, finish, measure_finalists, pick_finalists
+from family.finals import choose_students, could_win, finalist_rows, finish, measure_finalists, pick_finalists
 from family.forecast import forecast, say_forecast
 from family.job import TEACHERS, Job, Show, open_job
 from family.progress import Stage, Watch, watch_nothing
@@ -67,6 +67,7 @@ def build_family(job: Job) -> Outcome:
     with open_benches(job) as benches:
         searched = search(job, recipe.student, benches)
         finalists = finish(job, pick_finalists(job, searched, recipe.student, benches), recipe.student)
+        finalists = could_win(job, finalists, recipe.student, benches)
         measured = measure_finalists(job, finalists, recipe.student, benches)
         teacher_latency = measure_teacher(job, benches)
         untrained = compare_untrained(job, finalists, recipe.student, measured, benches)

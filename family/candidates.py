@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark import Bench, measure_memory, measure_size, measurement_to_dict
+from benchmark import Bench, Meter, measure_memory, measurement_to_dict, needs_ladder, open_meter
 from export import merge_front, quantise, to_onnx
 from family import spaces
 from family.job import Job, cost_limits, limits_of
@@ -22,7 +22,7 @@ from family.run_folder import content_id, remember, write_beside, write_json
 Params = Mapping[str, Any]
 CALIBRATION_ROWS = 256
 EXTRA = {"latency_p95_ms", "memory_mb"}  # measured only where a budget asks for them
-PAIRED_SECONDS = 0.1  # of a candidate; what comes to the finals is measured for longer
+QUICK_SECONDS = 0.1  # of a candidate; what comes to the finals is measured for longer
 
 
 def candidate_id(job: Job, params: Params) -> str:
@@ -88,28 +88,26 @@ def write_feeds(job: Job) -> Path:
 
 
 @contextlib.contextmanager
-def open_benches(job: Job) -> Iterator[dict[str, Bench]]:
-    """One measuring process per target, with a ladder of references that is measured once and kept."""
+def open_benches(job: Job) -> Iterator[dict[str, Meter]]:
+    """What measures on each target; where figures are paired, with a ladder of references measured once and kept."""
     references = write_references(job)
     feeds = write_feeds(job)
     with contextlib.ExitStack() as stack:
         benches = {}
         for name in job.measured_targets():
-            if job.targets[name].transport != "local":
-                continue
-            kept = job.folder / "measuring" / f"ladder-{name}.json"
-            ladder = remember_ladder(kept, job, name, references, feeds)
-            benches[name] = stack.enter_context(Bench(job.targets[name], references, feeds, ladder=ladder))
+            ladder = remember_ladder(job, name, references, feeds) if needs_ladder(job.targets[name]) else None
+            benches[name] = open_meter(job.targets[name], references, feeds, ladder)
+            stack.callback(benches[name].close)
         yield benches
 
 
-def remember_ladder(kept: Path, job: Job, name: str, references: Sequence[Path], feeds: Path) -> Any:
+def remember_ladder(job: Job, name: str, references: Sequence[Path], feeds: Path) -> Any:
     def measure() -> Any:
         with Bench(job.targets[name], references, feeds) as bench:
             return bench.ladder()
 
     inputs = [job.student_id, job.precisions, opset(job), str(job.targets[name]), job.host]
-    return remember(kept, inputs, measure)
+    return remember(job.folder / "measuring" / f"ladder-{name}.json", inputs, measure)
 
 
 def write_references(job: Job) -> list[Path]:
@@ -147,7 +145,7 @@ def vary_constants(module: nn.Module, seed: int) -> None:
                 value += 0.1 * torch.rand(value.shape, generator=generator)
 
 
-def measure_untrained(job: Job, params: Params, benches: Mapping[str, Bench]) -> dict[str, Any]:
+def measure_untrained(job: Job, params: Params, benches: Mapping[str, Meter]) -> dict[str, Any]:
     """`{costs: {target: {precision: {quantity: value}}}}` plus what it took; every target's figures, and every further
     quantity's, are written once and never retaken: another target or limit measures only what is new."""
     folder = candidate_folder(job, params)
@@ -176,7 +174,7 @@ def part_of(quantity: str) -> str:
     return quantity if quantity in EXTRA else ""
 
 
-def measure_part(job: Job, params: Params, target: str, part: str, bench: Bench) -> dict[str, Any]:
+def measure_part(job: Job, params: Params, target: str, part: str, bench: Meter) -> dict[str, Any]:
     """`{figures: {precision: {quantity: measurement}}, export_s, measure_s}`."""
 
     def work() -> dict[str, Any]:
@@ -202,14 +200,14 @@ def extra_quantities(job: Job, target: str) -> list[str]:
     return sorted(asked & EXTRA)
 
 
-def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Bench) -> dict[str, Any]:
-    """Of one file the quantities of one part: size and paired latency, or what a budget limits beside them."""
-    if part == "latency_p95_ms":
-        figures = bench.direct(path, PAIRED_SECONDS)
-    elif part == "memory_mb":
-        figures = [measure_memory(path, job.targets[target], write_feeds(job))]
+def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter) -> dict[str, Any]:
+    """Of one file the quantities of one part: the target's main ones, or what a budget limits beside them."""
+    if part == "memory_mb":
+        figures = measure_memory([path], job.targets[target], write_feeds(job))
+    elif part == "latency_p95_ms" and isinstance(bench, Bench):
+        figures = bench.direct(path, QUICK_SECONDS)
     else:
-        figures = [measure_size(path, job.targets[target]), bench.paired(path, PAIRED_SECONDS)]
+        figures = bench.quickly(path)
     return {figure.quantity: measurement_to_dict(figure) for figure in figures}
 
 

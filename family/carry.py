@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from benchmark import Bench
+from benchmark import Meter
 from family.candidates import (
     budgets_kept,
     candidate_id,
@@ -66,7 +66,7 @@ def noted_studies(job: Job) -> dict[str, dict[str, Any]]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def carry_over(study: optuna.Study, job: Job, judged_by: str, benches: Mapping[str, Bench]) -> None:
+def carry_over(study: optuna.Study, job: Job, judged_by: str, benches: Mapping[str, Meter]) -> None:
     """Tell a study that has asked for nothing yet what earlier ones know; an interrupted carrying goes on.
 
     The study's `beyond` is by how much what is known and queued exceeds `search.trials`: all of it counts.
@@ -106,7 +106,7 @@ def ask_earlier(study: optuna.Study, job: Job, names: list[str]) -> Iterator[Kno
             yield Known(origin, trial, params, scores.get(candidate_id(job, params)))
 
 
-def carry(study: optuna.Study, job: Job, known: Known, benches: Mapping[str, Bench], new_share: bool) -> None:
+def carry(study: optuna.Study, job: Job, known: Known, benches: Mapping[str, Meter], new_share: bool) -> None:
     """One candidate: told where its score is known or it fits nothing; queued where a limit takes it now that did not,
     or by a `new_share` of draws for budgets without limits."""
     there = study.get_trials(deepcopy=False)

@@ -137,7 +137,7 @@ def examine_targets() -> dict[str, dict[str, Any]]:
         why = unavailable(target)
         found[name] = {
             "transport": target.transport,
-            "transport_exists": target.transport in TRANSPORTS,
+            "transport_exists": TRANSPORTS[target.transport].open is not None,
             "usable": why is None,
             "why": why,
             "answers": sorted(can_answer(target)),

@@ -12,16 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import (
-    Bench,
-    Measurement,
-    can_answer,
-    measure_memory,
-    measure_size,
-    measurement_to_dict,
-)
+from benchmark import Bench, Meter, measurement_to_dict
 from family import spaces
-from family.candidates import measure_untrained, over_limits, write_feeds
+from family.candidates import measure_untrained, over_limits
 from family.host_lock import measure_alone
 from family.job import Job, cost_limits, limits_of
 from family.progress import Stage
@@ -29,6 +22,7 @@ from family.race import MOST, Race, Runner, next_to_train
 from family.run_folder import recall, remember
 from family.search import Searched
 from family.students import Unfaithful, export_trained, outputs_of, train_candidate, trained_folder
+from family.tune import goodness
 from family.types import Training
 from reports import Choice, choose, score_interval
 
@@ -42,7 +36,7 @@ ROOM = 0.9  # and who stays this far below it hardly ever breaks it
 
 
 def pick_finalists(
-    job: Job, searched: Searched, recipe: Training, benches: Mapping[str, Bench]
+    job: Job, searched: Searched, recipe: Training, benches: Mapping[str, Meter]
 ) -> dict[str, dict[str, Any]]:
     """`{id: params}` of what a budget could choose; where nothing comes close, what breaks its limits least. Where
     the search only estimated scores, those whom it still depends on are trained here."""
@@ -72,7 +66,7 @@ def race_for(
     scores: dict[str, float],
     searched: Searched,
     recipe: Training,
-    benches: Mapping[str, Bench],
+    benches: Mapping[str, Meter],
 ) -> list[Trial]:
     """Those of `fitting` that are trained once the budget's choice is settled, one with room to spare among them.
 
@@ -111,7 +105,7 @@ def race_of(job: Job, budget: Any, judged: list[float], sign: int) -> Race:
     return Race(noise / 2, noise / 2, None if budget.score is None else sign * budget.score + noise, scale)
 
 
-def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:
+def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Meter]) -> list[Trial]:
     """Of trained students the best on val, one with room to spare, and the cheapest that come close; with a limit on
     the score, the best and the cheapest that reach it. `fitting`: trials that keep the costs' limits or nearly, best
     first."""
@@ -129,7 +123,7 @@ def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str
     return [*fitting[:BEST], *roomy[:1], *close[:3]]
 
 
-def nearest(job: Job, searched: Searched, budget: Any, benches: Mapping[str, Bench]) -> list[Trial]:
+def nearest(job: Job, searched: Searched, budget: Any, benches: Mapping[str, Meter]) -> list[Trial]:
     """Of all that was measured, trained or not, the one that breaks the budget's cost limits least."""
     asked = [t for t in searched.trials if t["state"] in ("complete", "pruned")]
     measured = [t for t in asked if not t.get("predicted")]
@@ -137,7 +131,7 @@ def nearest(job: Job, searched: Searched, budget: Any, benches: Mapping[str, Ben
     return sorted(measured, key=lambda t: (excess(job, t["params"], budget, benches), t["number"]))[:1]
 
 
-def excess(job: Job, params: Mapping[str, Any], budget: Any, benches: Mapping[str, Bench], near: bool = False) -> float:
+def excess(job: Job, params: Mapping[str, Any], budget: Any, benches: Mapping[str, Meter], near: bool = False) -> float:
     """The least, over precisions, of the greatest `measured / limit - 1` of the budget's cost limits, by the
     search's own measurements; `near`: with limits as much wider as a fresh measurement may differ."""
     limits = {q: v * (NEAR.get(q, NEAR_NOISY) if near else 1.0) for q, v in cost_limits(budget).items()}
@@ -145,7 +139,7 @@ def excess(job: Job, params: Mapping[str, Any], budget: Any, benches: Mapping[st
     return min(over_limits(one, limits) for one in figures.values())
 
 
-def cheapness(job: Job, trial: Trial, budget: Any, benches: Mapping[str, Bench]) -> float:
+def cheapness(job: Job, trial: Trial, budget: Any, benches: Mapping[str, Meter]) -> float:
     """By the cost that decides between equals, at the cheapest precision."""
     cost = budget.cheapest_by or job.spec.main_cost(budget.target)
     figures = measure_untrained(job, trial["params"], benches)["costs"][budget.target]
@@ -187,8 +181,54 @@ def finish(job: Job, finalists: Mapping[str, dict[str, Any]], recipe: Training) 
     return finished
 
 
+def could_win(
+    job: Job, finished: Mapping[str, dict[str, Any]], recipe: Training, benches: Mapping[str, Meter]
+) -> dict[str, dict[str, Any]]:
+    """Those of the finalists that are worth measuring afresh: of whom some file is not outdone on every target, by a
+    file of another that scores no worse on val and costs less of everything by more than a fresh measurement may
+    differ. A budget that the outdone file would keep is kept by the other too, which wins it."""
+    files = {
+        (identity, precision, name): (goodness(job.task, val), figures)
+        for identity, params in finished.items()
+        for precision, val in shipped_scores(job, params, recipe).items()
+        for name, costs in measure_untrained(job, params, benches)["costs"].items()
+        if (figures := costs[precision])
+    }
+    able = {
+        identity for (identity, precision, name), file in files.items() if not is_outdone(identity, name, file, files)
+    }
+    if len(able) < len(finished):
+        job.show(
+            f"{len(finished) - len(able)} of {len(finished)} finalists are outdone by others and not measured again"
+        )
+    return {identity: params for identity, params in finished.items() if identity in able}
+
+
+def shipped_scores(job: Job, params: Mapping[str, Any], recipe: Training) -> dict[str, float]:
+    """Val score of the file at every precision that `export.max_flips` allows."""
+    outputs = {("", p): outputs_of(job, params, recipe, p, "val") for p in job.precisions}
+    truth = job.task.labels("val")
+    return {p: job.task.score.fn(truth, outputs["", p]) for p in job.precisions if flips_allowed(job, outputs, "", p)}
+
+
+def is_outdone(identity: str, target: str, file: tuple[float, Any], files: Mapping[tuple[str, str, str], Any]) -> bool:
+    val, figures = file
+    return any(
+        other != identity and where == target and score >= val and is_cheaper(costs, figures)
+        for (other, _, where), (score, costs) in files.items()
+    )
+
+
+def is_cheaper(costs: Mapping[str, Any], figures: Mapping[str, Any]) -> bool:
+    """In every quantity; in those that a fresh measurement may change, by more than that."""
+    exact = ("static", "counted:emulated-isa")
+    return all(
+        costs[q]["value"] * (1.0 if f["provenance"] in exact else NEAR_NOISY) <= f["value"] for q, f in figures.items()
+    ) and any(costs[q]["value"] < f["value"] for q, f in figures.items())
+
+
 def measure_finalists(
-    job: Job, finalists: Mapping[str, Mapping[str, Any]], recipe: Training, benches: Mapping[str, Bench]
+    job: Job, finalists: Mapping[str, Mapping[str, Any]], recipe: Training, benches: Mapping[str, Meter]
 ) -> dict[str, dict[str, Any]]:
     """`{id: {target: {precision: {quantity: measurement}}}}` of the trained files, with nothing else running.
 
@@ -203,11 +243,9 @@ def measure_finalists(
     new = {name: {i: p for i, p in finalists.items() if recall(*places[i, name]) is None} for name in benches}
     with measure_alone(job.show) if any(new.values()) else contextlib.nullcontext():
         for name, bench in benches.items():
-            latencies = time_afresh(job, new[name], recipe, name, bench)
-            for identity, params in finalists.items():
-                folder = trained_folder(job, params, recipe)
-                measure = partial(measure_files, job, name, folder, bench, latencies)
-                measured[identity][name] = remember(*places[identity, name], measure)
+            settled = settle(job, new[name], recipe, bench)
+            for identity in finalists:
+                measured[identity][name] = remember(*places[identity, name], partial(settled.__getitem__, identity))
     return measured
 
 
@@ -219,36 +257,20 @@ def measuring_inputs(job: Job, params: Mapping[str, Any], recipe: Training, targ
     return path, [hashes, str(job.targets[target]), job.host]
 
 
-def time_afresh(
-    job: Job, finalists: Mapping[str, Mapping[str, Any]], recipe: Training, target: str, bench: Bench
-) -> dict[Path, Measurement]:
-    """Latency of every file of these students, timed together."""
-    if "latency_ms" not in can_answer(job.targets[target]):
-        return {}
-    folders = [trained_folder(job, params, recipe) for params in finalists.values()]
-    paths = [folder / precision / "model.onnx" for folder in folders for precision in job.precisions]
-    return dict(zip(paths, bench.paired_afresh(paths), strict=True)) if paths else {}
-
-
-def measure_files(
-    job: Job, target: str, folder: Path, bench: Bench, latencies: Mapping[Path, Measurement]
-) -> dict[str, Any]:
-    """`{precision: {quantity: measurement}}` of a trained student's files."""
-    return {p: measure_file(job, target, folder / p / "model.onnx", bench, latencies) for p in job.precisions}
-
-
-def measure_file(
-    job: Job, target: str, path: Path, bench: Bench, latencies: Mapping[Path, Measurement]
-) -> dict[str, Any]:
-    figures = [measure_size(path, job.targets[target])]
-    if path in latencies:
-        figures += [latencies[path], *bench.direct(path, 0.5)]
-        figures.append(measure_memory(path, job.targets[target], write_feeds(job)))
-    kept = {figure.quantity: measurement_to_dict(figure) for figure in figures}
-    if "latency_ms" in kept:  # the same student fed with what its front would give
-        bare = bench.paired(path.with_name("body.onnx"), 0.2)
-        kept["latency_without_front_ms"] = measurement_to_dict(bare) | {"quantity": "latency_without_front_ms"}
-    return kept
+def settle(
+    job: Job, finalists: Mapping[str, Mapping[str, Any]], recipe: Training, bench: Meter
+) -> dict[str, dict[str, Any]]:
+    """`{id: {precision: {quantity: measurement}}}` of every file of these students, measured together."""
+    folders = {identity: trained_folder(job, params, recipe) for identity, params in finalists.items()}
+    files = {(i, p): folder / p / "model.onnx" for i, folder in folders.items() for p in job.precisions}
+    settled: dict[str, dict[str, Any]] = {identity: {} for identity in finalists}
+    for ((identity, precision), path), figures in zip(files.items(), bench.settle(list(files.values())), strict=True):
+        kept = {figure.quantity: measurement_to_dict(figure) for figure in figures}
+        if isinstance(bench, Bench):  # the same student fed with what its front would give
+            bare = bench.paired(path.with_name("body.onnx"), 0.2)
+            kept["latency_without_front_ms"] = measurement_to_dict(bare) | {"quantity": "latency_without_front_ms"}
+        settled[identity][precision] = kept
+    return settled
 
 
 def finalist_rows(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmark import (
-    Bench,
+    Meter,
     Predictor,
     design_points,
     fit,
@@ -77,7 +77,7 @@ class Told(dict[str, dict[str, float]]):
         return {"value": 0.0}
 
 
-def open_filter(job: Job, benches: Mapping[str, Bench]) -> CostFilter | None:
+def open_filter(job: Job, benches: Mapping[str, Meter]) -> CostFilter | None:
     """Measure some students even in log cost, once a run, and fit; None where so few candidates are asked for that it
     would not pay, or where no cost is limited."""
     students = design(job, list(benches))
@@ -110,7 +110,7 @@ def predictor_place(job: Job, students: Sequence[Params], targets: Sequence[str]
     return job.folder / "measuring" / "predictors.json", inputs
 
 
-def fit_students(job: Job, students: Sequence[Params], benches: Mapping[str, Bench]) -> dict[str, Any]:
+def fit_students(job: Job, students: Sequence[Params], benches: Mapping[str, Meter]) -> dict[str, Any]:
     """Measure and fit: `{target: {precision: {quantity: predictor as plain data}}}`."""
     rows, costs = [], []
     for done, params in enumerate(students):

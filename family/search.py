@@ -21,7 +21,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from benchmark import Bench
+from benchmark import Meter
 from family import spaces
 from family.beats import Lookout, Pulse
 from family.candidates import (
@@ -70,7 +70,7 @@ class Searched:
     exact: bool = True  # vals are those of trained students, and no estimates
 
 
-def search(job: Job, recipe: Training, benches: Mapping[str, Bench]) -> Searched:
+def search(job: Job, recipe: Training, benches: Mapping[str, Meter]) -> Searched:
     """Run trials until `search.trials` are judged, or `search.minutes` are over. Resumes where it stopped."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     begin = time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import Bench, join_ratios
+from benchmark import Meter, join_ratios
 from export import list_operators
 from family.candidates import measure_untrained, untrained_graphs
 from family.job import Job
@@ -21,7 +21,7 @@ Finalists = Mapping[str, Mapping[str, Any]]
 
 
 def compare_untrained(
-    job: Job, finalists: Finalists, recipe: Training, measured: Mapping[str, Any], benches: Mapping[str, Bench]
+    job: Job, finalists: Finalists, recipe: Training, measured: Mapping[str, Any], benches: Mapping[str, Meter]
 ) -> dict[str, Any]:
     """Every finalist's untrained graphs against its trained files, at every precision: the operators, the size, and the
     latency that the search measured against the final one (`measured`).
@@ -59,7 +59,7 @@ def differ_in_size(untrained: Path, trained: Path) -> float:
 
 
 def compare_latency(
-    job: Job, finalists: Finalists, measured: Mapping[str, Any], benches: Mapping[str, Bench], target: str
+    job: Job, finalists: Finalists, measured: Mapping[str, Any], benches: Mapping[str, Meter], target: str
 ) -> dict[str, Any]:
     """Untrained ÷ trained over all files of a target; what was noisy in the search or in the finals is left out."""
     pairs = []

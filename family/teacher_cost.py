@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import Bench, can_answer, measurement_to_dict
+from benchmark import Bench, Meter, measurement_to_dict, needs_ladder
 from family.candidates import remember_ladder, write_feeds, write_references
 from family.job import Job, teacher_options
 from family.progress import Stage
@@ -17,7 +17,7 @@ from family.run_folder import remember, write_beside
 from family.teacher_kinds import file_of, onnx_feed
 
 
-def measure_teacher(job: Job, benches: Mapping[str, Bench]) -> dict[str, dict[str, Any]]:
+def measure_teacher(job: Job, benches: Mapping[str, Meter]) -> dict[str, dict[str, Any]]:
     """`{target: latency_ms as a measurement}`, written once; empty for a teacher that is no single ONNX file, and
     without targets that cannot time it, which is said."""
     path = teacher_file(job)
@@ -25,7 +25,7 @@ def measure_teacher(job: Job, benches: Mapping[str, Bench]) -> dict[str, dict[st
         return {}
     found = {}
     for name in benches:
-        if "latency_ms" not in can_answer(job.targets[name]):
+        if not needs_ladder(job.targets[name]):
             continue
         inputs = [job.teacher.fingerprint, job.student_id, str(job.targets[name]), job.host]
         kept = remember(
@@ -60,8 +60,7 @@ def time_teacher(job: Job, target: str, path: Path) -> dict[str, Any]:
 
     write_beside(feeds, save)
     references = write_references(job)
-    kept = job.folder / "measuring" / f"ladder-{target}.json"
-    ladder = remember_ladder(kept, job, target, references, write_feeds(job))
+    ladder = remember_ladder(job, target, references, write_feeds(job))
     try:
         with Bench(job.targets[target], references, feeds, ladder=ladder) as bench:
             return {"latency_ms": measurement_to_dict(bench.paired_afresh([path])[0])}

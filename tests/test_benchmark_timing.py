@@ -238,7 +238,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_memory_grows_with_the_model(models, tmp_path):
-    small, large = (measure_memory(path, CPU) for path in (models[128], write_mlp(tmp_path / "l.onnx", 1024, 4)))
+    small, large = measure_memory([models[128], write_mlp(tmp_path / "l.onnx", 1024, 4)], CPU)
     assert large.low <= large.value <= large.high
     assert large.value - small.value > 12  # 16.8 MB of weights against 0.1
     assert len(large.samples) == 3

@@ -24,7 +24,7 @@ def test_every_preset_is_usable_or_has_a_reason():
 
 
 def test_every_transport_says_what_it_needs():
-    assert set(room.NEEDS) == set(benchmark.CAN_ANSWER)
+    assert set(room.NEEDS) == set(benchmark.TRANSPORTS)
 
 
 def test_json_is_what_examine_finds(capsys):

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmark import Measurement, Target
+from benchmark import Measurement, Target, measure_size
 from family.build import build
 from family.spec import read_spec
 
@@ -69,19 +69,30 @@ class MadeUpBench:
             quantity, value, value * 0.99, value * 1.01, (value,), self.target.name, "made up", "", "here"
         )
 
-    def paired(self, path: Path, seconds: float) -> Measurement:
-        return self.time("latency_ms", path)
-
     def paired_afresh(self, paths: Sequence[Path]) -> list[Measurement]:
         return [self.time("latency_ms", path) for path in paths]
 
-    def direct(self, path: Path, seconds: float) -> list[Measurement]:
-        return [self.time(quantity, path) for quantity in ("latency_direct_ms", "latency_p95_ms")]
+    def quickly(self, path: Path) -> list[Measurement]:
+        return [measure_size(path, self.target), self.time("latency_ms", path)]
+
+    def settle(self, paths: Sequence[Path]) -> list[list[Measurement]]:
+        timed = ("latency_ms", "latency_direct_ms", "latency_p95_ms")
+        return [
+            [
+                measure_size(path, self.target),
+                *(self.time(q, path) for q in timed),
+                *make_up_memory([path], self.target),
+            ]
+            for path in paths
+        ]
+
+    def close(self) -> None:
+        pass
 
 
-def make_up_memory(path: Path, target: Target, feeds: Path) -> Measurement:
-    COUNTS[f"memory {target.name}"] += 1
-    return Measurement("memory_mb", 1.0, 1.0, 1.0, (1.0,), target.name, "made up", "", "here")
+def make_up_memory(paths: Sequence[Path], target: Target, feeds: Path | None = None) -> list[Measurement]:
+    COUNTS[f"memory {target.name}"] += len(paths)
+    return [Measurement("memory_mb", 1.0, 1.0, 1.0, (1.0,), target.name, "made up", "", "here") for _ in paths]
 
 
 def count_calls(patch: pytest.MonkeyPatch, where: str, what: str, steps_of: Any = lambda *_: 1) -> None:
@@ -102,8 +113,8 @@ def count(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr("family.builtin_teacher.STEPS", 60)
         for room in ("candidates", "teacher_cost"):
             patch.setattr(f"family.{room}.Bench", MadeUpBench)
-        for room in ("candidates", "finals"):
-            patch.setattr(f"family.{room}.measure_memory", make_up_memory)
+        patch.setattr("family.candidates.open_meter", MadeUpBench)
+        patch.setattr("family.candidates.measure_memory", make_up_memory)
         patch.setattr("family.build.draw_report", lambda folder: folder)
         count_calls(patch, "family.train.take_step", "steps")
         count_calls(patch, "family.supernet.run_steps", "shared steps", lambda *given: given[2].steps)
@@ -209,7 +220,7 @@ def test_a_wider_limit_judges_what_was_pruned_and_fits_now(tmp_path: Path) -> No
     assert judged(after) - judged(before) <= pruned  # nothing was asked for anew
     assert judged(after) - judged(before)
     assert family_of(after)["search"]["trials"] >= 6
-    assert done["timed cpu"] == 2 * 4 * len(finalists(after) - finalists(before))  # as finalists; nobody as a candidate
+    assert done["timed cpu"] == 2 * 3 * len(finalists(after) - finalists(before))  # as finalists; nobody as a candidate
 
 
 def test_a_tighter_limit_asks_for_what_is_missing(folder: Path, finished: Path) -> None:

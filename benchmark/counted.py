@@ -1,0 +1,63 @@
+"""Instructions of a model file on an emulated core: counted, not timed. Emulated time is never a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.footprint import measure_size
+from benchmark.models import check_model
+from benchmark.targets import open_channel, provenance_of
+from benchmark.types import Measurement, Target
+
+
+class CountMeter:
+    """Counts what one inference executes on `target`; a context manager that ends its channel."""
+
+    def __init__(self, target: Target, feeds: Path | None = None):
+        self._target = target
+        self._channel = open_channel(target, feeds)
+        self._host: str | None = None
+
+    def __enter__(self) -> CountMeter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def quickly(self, model: Path) -> list[Measurement]:
+        """size_kb, and instructions_m where the target counts."""
+        return [measure_size(model, self._target), self.count(model)]
+
+    def settle(self, models: Sequence[Path]) -> list[list[Measurement]]:
+        return [self.quickly(model) for model in models]
+
+    def count(self, model: Path) -> Measurement:
+        """instructions_m: millions per inference, the median of several; `low` and `high` are the least and the most
+        counted. Raises ValueError for a file that does not run there, WorkerDied."""
+        answer: dict[str, Any] = self._channel.ask("count", check_model(Path(model)))
+        counts = np.asarray([one["insn"] for one in answer["counts"]]) / 1e6
+        return Measurement(
+            "instructions_m",
+            float(np.median(counts)),
+            float(counts.min()),
+            float(counts.max()),
+            tuple(np.round(counts, 6).tolist()),
+            self._target.name,
+            provenance_of(self._target),
+            f"median of {len(counts)} inferences after warm-up, batch {self._target.options.get('batch', 1)}",
+            self.host,
+        )
+
+    @property
+    def host(self) -> str:
+        """Fingerprint of emulator, runtime and core."""
+        if self._host is None:
+            self._host = str(self._channel.host()["fingerprint"])
+        return self._host

@@ -1,0 +1,87 @@
+"""Figures of a runtime that cannot be paired with a reference: as timed there, run after run, in several sessions.
+
+For devices that are reached by a command at a time, and for a runtime that is slowed down in chunks, where only a mean
+over a long window is sound (`window_s`): each sample is then the mean of one window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.footprint import measure_size
+from benchmark.intervals import interval_of_repeats
+from benchmark.models import check_model, say_options
+from benchmark.targets import open_channel, provenance_of
+from benchmark.types import Measurement, Target
+
+SECONDS = 0.5  # of a candidate, in all
+REPEATS = 5  # sessions
+LONGER = 4  # times for what decides
+
+
+class DirectMeter:
+    """Times model files on `target` directly; a context manager that ends its channel."""
+
+    def __init__(self, target: Target, feeds: Path | None = None):
+        self._target = target
+        self._channel = open_channel(target, feeds)
+        self._host: str | None = None
+
+    def __enter__(self) -> DirectMeter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def quickly(self, model: Path) -> list[Measurement]:
+        """size_kb, latency_ms, latency_p95_ms of a candidate."""
+        return [measure_size(model, self._target), *self.direct(model, SECONDS)]
+
+    def settle(self, models: Sequence[Path]) -> list[list[Measurement]]:
+        """The same, longer, of each of `models`."""
+        return [[measure_size(one, self._target), *self.direct(one, SECONDS * LONGER)] for one in models]
+
+    def direct(self, model: Path, seconds: float) -> list[Measurement]:
+        """latency_ms: median over sessions of each session's median (mean where the answer says `means`)."""
+        answer = self._channel.ask("time", check_model(Path(model)), seconds=seconds, repeats=REPEATS)
+        repeats = [np.asarray(repeat) / 1e6 for repeat in answer["samples_ns"]]
+        if answer.get("means"):
+            return [self._say("latency_ms", [float(np.mean(one)) for one in repeats], repeats, "mean", answer)]
+        return [
+            self._say(quantity, [float(np.quantile(one, level)) for one in repeats], repeats, said, answer)
+            for quantity, level, said in (("latency_ms", 0.5, "median"), ("latency_p95_ms", 0.95, "95th percentile"))
+        ]
+
+    def _say(
+        self, quantity: str, each: Sequence[float], repeats: Sequence[Any], said: str, answer: dict[str, Any]
+    ) -> Measurement:
+        value = float(np.median(each))
+        low, high = (float(np.exp(end)) for end in interval_of_repeats(np.log(each).tolist()))
+        runs = np.concatenate(repeats)
+        protocol = f"{said} of {len(runs)} samples in {len(each)} sessions; {say_options(self._target)}"
+        return Measurement(
+            quantity,
+            value,
+            min(low, value),
+            max(high, value),
+            tuple(np.round(runs, 6).tolist()),
+            self._target.name,
+            provenance_of(self._target),
+            protocol + (f"; {answer['note']}" if answer.get("note") else ""),
+            self.host,
+            noisy=bool(max(each) > 1.15 * min(each) or answer.get("throttled")),
+        )
+
+    @property
+    def host(self) -> str:
+        """Fingerprint of what measures."""
+        if self._host is None:
+            self._host = str(self._channel.host()["fingerprint"])
+        return self._host
