@@ -13,7 +13,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from benchmark import emulated
 from benchmark.channel import Channel, open_local
+from benchmark.emulated import open_emulated
 from benchmark.types import Target
 
 TIMED = frozenset({"latency_ms", "latency_p95_ms", "size_kb"})
@@ -55,11 +57,11 @@ TRANSPORTS: dict[str, Transport] = {
         provenance=lambda target: "measured:host",
     ),
     "emulated": Transport(
-        open=None,
+        open=open_emulated,
         meter="counted",
         answers=frozenset({"instructions_m", "size_kb"}),
         options=frozenset({"core", "batch"}),
-        missing=nothing_missing,
+        missing=emulated.find_missing,
         provenance=lambda target: "counted:emulated-isa",
     ),
     "browser": Transport(

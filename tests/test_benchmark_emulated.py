@@ -1,0 +1,135 @@
+"""Arm cores under the real emulator, with the real aarch64 runtime; skipped where they are not installed."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from benchmark import WorkerDied, emulated, open_meter, resolve_target, unavailable
+from benchmark.emulated import CORES, run_emulated
+from tests.test_benchmark_timing import write_mlp
+
+MISSING = unavailable(resolve_target("cortex-a53"))
+needs_emulator = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_mlp(tmp_path_factory.mktemp("models") / "mlp.onnx", 64, 2)
+
+
+def inputs_of(model, rows):
+    from benchmark.inputs import make_inputs
+
+    return make_inputs(emulated.open_here(model).get_inputs(), rows, None, strict=True)
+
+
+@needs_emulator
+@pytest.mark.parametrize("core", CORES)
+def test_every_core_gives_what_this_machine_gives(model, core):
+    inputs = inputs_of(model, 4)
+    (expected,) = emulated.open_here(model).run(None, inputs)
+    (found,) = run_emulated(core, model, inputs, runs=2).outputs.values()
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@needs_emulator
+def test_counts_repeat_within_a_thousandth_under_load(model):
+    with open_meter(resolve_target("cortex-a53")) as meter:
+        alone = meter.quickly(model)[1]
+        over = threading.Event()
+        burners = [threading.Thread(target=burn, args=(over,)) for _ in range(2)]
+        for burner in burners:
+            burner.start()
+        loaded = meter.quickly(model)[1]
+        over.set()
+        for burner in burners:
+            burner.join()
+    assert (alone.quantity, alone.provenance) == ("instructions_m", "counted:emulated-isa")
+    assert loaded.value == pytest.approx(alone.value, rel=1e-3)
+    assert loaded.host == alone.host
+
+
+def burn(over):
+    numbers = np.ones((300, 300))
+    while not over.is_set():
+        numbers @ numbers
+
+
+@needs_emulator
+def test_multiplications_are_seen_as_such(model):
+    counts = run_emulated("cortex-a53", model, inputs_of(model, 1), runs=2).counts[-1]
+    weights = sum(int(np.prod(one.shape)) for one in weights_of(model))
+    assert counts["fmla"] * 4 == pytest.approx(weights, rel=0.35)  # four products to an instruction, little besides
+    parts = sum(value for name, value in counts.items() if name != "insn")
+    assert parts == counts["insn"]
+
+
+def weights_of(model):
+    import onnx
+
+    return [onnx.numpy_helper.to_array(one) for one in onnx.load(model).graph.initializer if len(one.dims) == 2]
+
+
+@needs_emulator
+def test_a_file_that_is_no_model_is_refused(tmp_path, model):
+    wrong = tmp_path / "model.onnx"
+    wrong.write_bytes(model.read_bytes()[:100])
+    with pytest.raises(Exception, match="model.onnx"):
+        emulated.start(emulation_of(wrong, tmp_path, model), wrong)
+
+
+def emulation_of(wrong, folder, model):
+    inputs = inputs_of(model, 1)
+    tensors = emulated.write_tensors(folder, inputs, emulated.plan_outputs(model, inputs))
+    root = str(emulated.make_root("cortex-a53"))
+    words = [str(emulated.find_library()), str(wrong), str(tensors), str(folder / "output"), "1", "0", "1"]
+    return ["qemu-aarch64", "-cpu", "cortex-a53", "-L", root, str(emulated.build_runner()), *words]
+
+
+@needs_emulator
+def test_an_emulator_that_dies_is_told(model):
+    with pytest.raises(WorkerDied, match="its last words|Its last words"):
+        emulated.start(["qemu-aarch64", "-cpu", "no-such-core", "/bin/true"], model)
+
+
+def test_a_core_that_does_not_exist_is_named(monkeypatch):
+    said = unavailable(resolve_target("mine", {"transport": "emulated", "core": "cortex-m4"}))
+    assert said is not None
+    assert "mine is skipped: it has no core 'cortex-m4' to emulate; there are cortex-a53" in said
+
+
+def test_without_the_emulator_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(emulated.shutil, "which", lambda name: None)
+    said = unavailable(resolve_target("cortex-a72"))
+    assert said is not None
+    assert "it needs qemu-aarch64, aarch64-linux-gnu-gcc, gcc: sudo apt-get install qemu-user" in said
+
+
+def test_without_the_runtime_it_says_how_to_fetch_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(emulated.shutil, "which", lambda name: name)
+    monkeypatch.setattr(emulated, "ARM_LIBRARIES", tmp_path)
+    (tmp_path / emulated.NEEDED[0]).touch()
+    monkeypatch.setenv("STUDENT_FAMILY_CACHE", str(tmp_path / "nothing"))
+    said = unavailable(resolve_target("cortex-a72"))
+    assert said is not None
+    assert "for aarch64: python -P -m benchmark.emulated" in said
+
+
+def test_the_device_says_which_machine_it_is():
+    facts = emulated.describe_files(CORES["cortex-a76"])
+    assert "CPU part\t: 0xd0b" in facts["proc/cpuinfo"]
+    assert "asimddp" in facts["proc/cpuinfo"]
+    assert "asimddp" not in emulated.describe_files(CORES["cortex-a53"])["proc/cpuinfo"]
+
+
+def test_time_is_never_told(model):
+    with pytest.raises(ValueError, match="can be asked to count"):
+        emulated.EmulatedChannel("cortex-a53", 1, None).ask("time", model, seconds=1)
+    assert "latency_ms" not in resolve_answers("cortex-a53")
+
+
+def resolve_answers(name):
+    from benchmark import can_answer
+
+    return can_answer(resolve_target(name))
