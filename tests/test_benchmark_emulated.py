@@ -7,7 +7,7 @@ import pytest
 
 from benchmark import WorkerDied, emulated, open_meter, resolve_target, unavailable
 from benchmark.emulated import CORES, run_emulated
-from tests.test_benchmark_timing import write_mlp
+from test_benchmark_timing import write_mlp
 
 MISSING = unavailable(resolve_target("cortex-a53"))
 needs_emulator = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
