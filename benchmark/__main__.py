@@ -9,12 +9,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from benchmark.bench import Bench
 from benchmark.channel import WorkerDied
 from benchmark.footprint import measure_memory, measure_size
 from benchmark.host import host
+from benchmark.meters import needs_ladder, open_meter
 from benchmark.serial import measurement_to_dict
 from benchmark.targets import PRESETS, resolve_target, unavailable
 from benchmark.types import Measurement, Target
@@ -42,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(model: Path, target: Target, feeds: Path | None, seconds: float) -> list[Measurement]:
+    if not needs_ladder(target):
+        with closing(open_meter(target, feeds=feeds)) as meter:
+            return meter.settle([model])[0]
     with Bench(target, feeds=feeds) as bench:
         timed = bench.direct(model, seconds)
     return [*timed, *measure_memory([model], target, feeds), measure_size(model, target)]

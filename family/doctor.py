@@ -23,7 +23,12 @@ NAME = "student-family"
 # What the transports need: program (any of several) → how to install it. npm packages begin with "npm:".
 NEEDS: Mapping[str, Mapping[str, str]] = {
     "local": {},
-    "emulated": {"qemu-aarch64|qemu-aarch64-static": "sudo apt-get install qemu-user"},
+    "emulated": {
+        "qemu-aarch64": "sudo apt-get install qemu-user",
+        "aarch64-linux-gnu-gcc": "sudo apt-get install gcc-aarch64-linux-gnu libc6-arm64-cross libstdc++6-arm64-cross "
+        "libgcc-s1-arm64-cross",
+        "gcc": "sudo apt-get install gcc",
+    },
     "browser": {
         "chromium|chromium-browser|google-chrome": "sudo apt-get install chromium",
         "npm": "sudo apt-get install npm",

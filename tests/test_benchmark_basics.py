@@ -31,12 +31,14 @@ def test_import_loads_no_torch_and_no_onnx():
     assert done.stdout.strip() == "set()"
 
 
-def test_only_cpu_is_available_and_every_preset_resolves():
+def test_every_preset_resolves_and_says_why_it_is_skipped():
     assert unavailable(resolve_target("cpu")) is None
     for name, preset in benchmark.PRESETS.items():
         assert resolve_target(name) == preset
-        if name != "cpu":
-            assert name in unavailable(preset)
+        why = unavailable(preset)
+        assert why is None or why.startswith(f"{name} is skipped: ")
+        if benchmark.TRANSPORTS[preset.transport].open is None:
+            assert why is not None
 
 
 def test_can_answer():

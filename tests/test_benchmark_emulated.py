@@ -4,10 +4,10 @@ import threading
 
 import numpy as np
 import pytest
+from test_benchmark_timing import write_mlp
 
 from benchmark import WorkerDied, emulated, open_meter, resolve_target, unavailable
 from benchmark.emulated import CORES, run_emulated
-from test_benchmark_timing import write_mlp
 
 MISSING = unavailable(resolve_target("cortex-a53"))
 needs_emulator = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -75,7 +75,7 @@ def weights_of(model):
 def test_a_file_that_is_no_model_is_refused(tmp_path, model):
     wrong = tmp_path / "model.onnx"
     wrong.write_bytes(model.read_bytes()[:100])
-    with pytest.raises(Exception, match="model.onnx"):
+    with pytest.raises(Exception, match=r"model\.onnx"):
         emulated.start(emulation_of(wrong, tmp_path, model), wrong)
 
 
@@ -89,7 +89,7 @@ def emulation_of(wrong, folder, model):
 
 @needs_emulator
 def test_an_emulator_that_dies_is_told(model):
-    with pytest.raises(WorkerDied, match="its last words|Its last words"):
+    with pytest.raises(WorkerDied, match="Its last words"):
         emulated.start(["qemu-aarch64", "-cpu", "no-such-core", "/bin/true"], model)
 
 
