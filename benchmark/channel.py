@@ -7,10 +7,11 @@ terminal, so that Ctrl-C reaches the caller alone, who then ends it.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Timer
@@ -39,11 +40,11 @@ class Channel(Protocol):
     def close(self) -> None: ...
 
 
-class LocalChannel:
-    """A process on this machine that answers each JSON line with another, started at the first request."""
+class ProcessChannel:
+    """A process on this machine that answers each JSON line with another, started by `command` at the first request."""
 
-    def __init__(self, settings: Mapping[str, Any]):
-        self._settings = dict(settings)
+    def __init__(self, command: Sequence[str]):
+        self._command = list(command)
         self._process: subprocess.Popen[str] | None = None
         self._errors: IO[bytes] | None = None
 
@@ -100,7 +101,7 @@ class LocalChannel:
     def _start(self) -> subprocess.Popen[str]:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "benchmark.worker", json.dumps(self._settings)],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -122,20 +123,25 @@ class LocalChannel:
         return f"the measuring process {how} during {do!r} of {model}.{last}"
 
 
-def open_local(target: Target, feeds: Path | None) -> LocalChannel:
+def open_local(target: Target, feeds: Path | None) -> ProcessChannel:
     """The channel of `local`; options `threads`, `batch`. ValueError for feeds it cannot read."""
     if feeds is not None:
-        _check_feeds(Path(feeds))
-    return LocalChannel(
-        {
-            "threads": target.options.get("threads", 1),
-            "batch": target.options.get("batch", 1),
-            "feeds": None if feeds is None else str(Path(feeds).resolve()),
-        }
-    )
+        check_feeds(Path(feeds))
+    settings = {
+        "threads": target.options.get("threads", 1),
+        "batch": target.options.get("batch", 1),
+        "feeds": None if feeds is None else str(Path(feeds).resolve()),
+    }
+    return ProcessChannel([sys.executable, "-P", "-m", "benchmark.worker", json.dumps(settings)])
 
 
-def _check_feeds(feeds: Path) -> None:
+def count_cores(target: Target) -> str | None:
+    """Why this machine cannot give the target its threads."""
+    threads, cores = int(target.options.get("threads", 1)), os.cpu_count() or 1
+    return f"it asks for {threads} threads and this machine has {cores} cores" if threads > cores else None
+
+
+def check_feeds(feeds: Path) -> None:
     try:
         with np.load(feeds, allow_pickle=False) as arrays:
             for name in arrays.files:

@@ -212,7 +212,7 @@ def describe_emulator(core: str) -> dict[str, Any]:
 
 
 def tools_folder() -> Path:
-    """Where the runtime and what is built are kept: STUDENT_FAMILY_CACHE, else the user's cache folder."""
+    """Where the runtime and what is built are kept, in STUDENT_FAMILY_CACHE, else the user's cache folder."""
     home = os.environ.get("STUDENT_FAMILY_CACHE")
     base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "student-family"
     return base / "emulated"

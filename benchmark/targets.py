@@ -6,15 +6,14 @@ has to be installed for it here.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from benchmark import emulated
-from benchmark.channel import Channel, open_local
+from benchmark import emulated, node
+from benchmark.channel import Channel, count_cores, open_local
 from benchmark.emulated import open_emulated
 from benchmark.types import Target
 
@@ -39,12 +38,6 @@ class Transport:
 
 def nothing_missing(target: Target) -> str | None:
     return None
-
-
-def count_cores(target: Target) -> str | None:
-    """Why this machine cannot give the target its threads."""
-    threads, cores = int(target.options.get("threads", 1)), os.cpu_count() or 1
-    return f"it asks for {threads} threads and this machine has {cores} cores" if threads > cores else None
 
 
 TRANSPORTS: dict[str, Transport] = {
@@ -73,11 +66,11 @@ TRANSPORTS: dict[str, Transport] = {
         provenance=lambda target: "measured:host-browser",
     ),
     "node": Transport(
-        open=None,
+        open=node.open_node,
         meter="paired",
         answers=TIMED,
         options=frozenset({"threads", "batch"}),
-        missing=nothing_missing,
+        missing=node.find_missing,
         provenance=lambda target: "measured:host",
     ),
     "ssh": Transport(
