@@ -190,7 +190,8 @@ class Bench:
         medians = [float(np.median(one)) for one in samples]
         value, pairs = float(np.median(medians)), sum(len(one) for one in samples)
         slowed = np.median([other for one in answers for _, other in one["blocks_ns"]]) / 1e6 / rung["least_ms"]
-        protocol = f"median of {pairs} pairs of 2 ms blocks (least ÷ least), {said}"
+        each = answers[0].get("each", "least")
+        protocol = f"median of {pairs} pairs of 2 ms blocks ({each} ÷ {each}), {said}"
         return Measurement(
             "latency_ms",
             value,

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from benchmark import emulated, node
+from benchmark import browser, emulated, node
 from benchmark.channel import Channel, count_cores, open_local
 from benchmark.emulated import open_emulated
 from benchmark.types import Target
@@ -58,12 +58,12 @@ TRANSPORTS: dict[str, Transport] = {
         provenance=lambda target: "counted:emulated-isa",
     ),
     "browser": Transport(
-        open=None,
+        open=browser.open_browser,
         meter="paired",
         answers=TIMED,
         options=frozenset({"threads", "batch", "slowdown"}),
-        missing=nothing_missing,
-        provenance=lambda target: "measured:host-browser",
+        missing=browser.find_missing,
+        provenance=browser.provenance,
     ),
     "node": Transport(
         open=node.open_node,

@@ -75,7 +75,7 @@ export function makeWorker({ ort, load, now, options, resolution }) {
       blocks.push(block);
     }
     await own.close();
-    return { nearest, blocks_ns: blocks };
+    return { nearest, blocks_ns: blocks, each: "mean" };
   }
 
   async function probe({ model, inputs }) {
