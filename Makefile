@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 
-.PHONY: setup family test test-slow check perf clean
+.PHONY: setup family family-mobile test test-slow check perf clean
 
 setup: .venv/.ready
 
@@ -17,6 +17,18 @@ setup: .venv/.ready
 
 family: setup
 	$(BIN)/build-family --budgets examples/digits/budgets.yaml
+
+# A family over this machine, a browser and two Arm cores; installs an emulator, compilers, Chromium and Node.
+MOBILE_APT := qemu-user gcc gcc-aarch64-linux-gnu libc6-arm64-cross libstdc++6-arm64-cross libgcc-s1-arm64-cross \
+	chromium nodejs npm
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+
+family-mobile: setup
+	dpkg -s $(MOBILE_APT) > /dev/null 2>&1 || { $(SUDO) apt-get update && $(SUDO) apt-get install -y $(MOBILE_APT); }
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,browser]'
+	$(BIN)/python -P -m benchmark.emulated
+	$(BIN)/python -P -m benchmark.node
+	$(BIN)/build-family --budgets examples/digits-mobile/budgets.yaml
 
 example-%: setup
 	$(BIN)/python examples/$*/prepare.py

@@ -30,14 +30,14 @@ NEEDS: Mapping[str, Mapping[str, str]] = {
         "gcc": "sudo apt-get install gcc",
     },
     "browser": {
-        "chromium|chromium-browser|google-chrome": "sudo apt-get install chromium",
+        "chromium|chromium-browser|google-chrome|google-chrome-stable": "sudo apt-get install chromium",
         "npm": "sudo apt-get install npm",
-        "npm:onnxruntime-web": "npm install onnxruntime-web",
+        "npm:onnxruntime-web": "python -P -m benchmark.node",
     },
     "node": {
         "node": "sudo apt-get install nodejs",
         "npm": "sudo apt-get install npm",
-        "npm:onnxruntime-node": "npm install onnxruntime-node",
+        "npm:onnxruntime-node": "python -P -m benchmark.node",
     },
     "ssh": {"ssh": "sudo apt-get install openssh-client"},
     "adb": {"adb": "sudo apt-get install adb"},
@@ -158,7 +158,9 @@ def find_missing(transport: str) -> list[dict[str, str]]:
 
 def is_installed(need: str) -> bool:
     if need.startswith("npm:"):
-        return any((folder / "node_modules" / need[4:]).is_dir() for folder in (Path.cwd(), *Path.cwd().parents))
+        from benchmark.node import find_package
+
+        return find_package(need[4:]) is not None
     return any(shutil.which(program) for program in need.split("|"))
 
 
