@@ -74,6 +74,11 @@ def find_browser() -> str | None:
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
+def flags() -> list[str]:
+    """How it is started; root's Chromium has no sandbox."""
+    return [*FLAGS] if os.name != "posix" or os.geteuid() else [*FLAGS, "--no-sandbox"]
+
+
 @cache
 def browser_version(path: str) -> str:
     return subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip()
@@ -141,9 +146,8 @@ def main() -> None:
     models: set[str] = set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Pages, models))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    sandbox = [] if os.name != "posix" or os.geteuid() else ["--no-sandbox"]  # root's Chromium has none
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=settings["browser"], args=[*FLAGS, *sandbox])
+        browser = driver.chromium.launch(executable_path=settings["browser"], args=flags())
         page = browser.new_page()
         page.set_default_timeout(60_000)
         page.goto(f"http://127.0.0.1:{server.server_port}/js/page.html?threads={settings['threads']}")

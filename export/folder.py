@@ -22,7 +22,7 @@ from export.types import Artifact
 
 FORMAT = 1
 COMPUTED = ("format", "inputs", "outputs", "opset", "operators", "precision", "size_bytes", "files")
-REQUIREMENTS = "numpy\nonnxruntime>=1.20\n"
+LANGUAGES = ("python", "javascript")
 # Another machine's kernels round elsewhere: float32 in the last digits, int8 by a step of some activation.
 RELATIVE_TOLERANCE = {"fp32": 1e-4}
 QUANTISED_TOLERANCE = 0.05
@@ -45,7 +45,7 @@ def write_student(
     shutil.copyfile(artifact.path, draft / "model.onnx")
     _write_golden(draft, artifact.precision, golden)
     (draft / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    _write_snippet(draft / "snippets" / "python")
+    _write_snippets(draft / "snippets")
     _write_json(draft / "manifest.json", _fill_manifest(draft, artifact, manifest))
     _replace(folder, draft)
     return folder
@@ -110,11 +110,13 @@ def _describe_array(key: str, array: np.ndarray) -> dict[str, Any]:
     return {"key": key, "dtype": str(array.dtype), "shape": list(array.shape)}
 
 
-def _write_snippet(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    source = resources.files("export") / "snippets" / "predict.py"
-    (folder / "predict.py").write_bytes(source.read_bytes())
-    (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
+def _write_snippets(folder: Path) -> None:
+    """Every language's, each running as it lies."""
+    for language in LANGUAGES:
+        (folder / language).mkdir(parents=True)
+        for source in (resources.files("export") / "snippets" / language).iterdir():
+            if source.is_file():
+                (folder / language / source.name).write_bytes(source.read_bytes())
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -105,13 +105,13 @@ def _is_inside(folder: Path, name: str) -> bool:
 
 
 def _unlisted(folder: Path, files: dict[str, Any]) -> list[str]:
-    """Files beside those listed; hidden files and Python's caches come about by themselves."""
+    """Files beside those listed; hidden files, Python's caches and npm's packages come about by themselves."""
     found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return [
         path.as_posix()
         for path in found
         if path.as_posix() not in {*files, "manifest.json"}
-        and not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+        and not any(part.startswith(".") or part in {"__pycache__", "node_modules"} for part in path.parts)
     ]
 
 
