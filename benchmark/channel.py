@@ -59,7 +59,7 @@ class ProcessChannel:
         try:
             answer = self._exchange(line, limit_s)
         except BaseException:  # Ctrl-C included: an answer still to come must not be taken for the next one
-            self.close()
+            self._stop()
             raise
         if answer is None:
             raise WorkerDied(self._tell_death(do, model))
@@ -71,9 +71,12 @@ class ProcessChannel:
         return {"fingerprint": host_fingerprint(), **host()}
 
     def restart(self) -> None:
-        self.close()
+        self._stop()
 
     def close(self) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         process, self._process = self._process, None
         errors, self._errors = self._errors, None
         if process is not None:
@@ -117,7 +120,7 @@ class ProcessChannel:
         code = process.wait()
         errors.seek(0)
         lines = errors.read().decode(errors="replace").strip().splitlines()
-        self.close()
+        self._stop()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         last = f" Its last words: {lines[-1]}" if lines else ""
         return f"the measuring process {how} during {do!r} of {model}.{last}"

@@ -11,7 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
+try:
+    import psutil
+except ImportError:  # a device has numpy and onnxruntime alone
+    psutil = None
 
 X86_FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 ARM_FLAGS = ("asimd", "asimddp", "fphp", "i8mm", "bf16", "sve", "sve2", "sme")
@@ -36,6 +39,20 @@ def _read_governor() -> str | None:
         return None
 
 
+def _memory_bytes() -> int:
+    if psutil:
+        return int(psutil.virtual_memory().total)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _read_temperature() -> float | None:
+    """Of the first thermal zone, in °C."""
+    try:
+        return int(Path("/sys/class/thermal/thermal_zone0/temp").read_text()) / 1000
+    except (OSError, ValueError):
+        return None
+
+
 def host() -> dict[str, Any]:
     """Hardware and runtime versions of this machine, to be recorded beside every number."""
     info = _read_cpuinfo()
@@ -44,10 +61,11 @@ def host() -> dict[str, Any]:
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "machine": platform.machine(),
         "cores": os.cpu_count() or 1,
-        "physical_cores": psutil.cpu_count(logical=False),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "physical_cores": psutil.cpu_count(logical=False) if psutil else None,
+        "memory_gib": round(_memory_bytes() / 2**30),
         "cpu_flags": [flag for flag in X86_FLAGS + ARM_FLAGS if flag in flags],
         "governor": _read_governor(),
+        "temperature_c": _read_temperature(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "onnxruntime": version("onnxruntime"),

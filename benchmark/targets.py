@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from benchmark import browser, emulated, node
+from benchmark import browser, emulated, node, ssh
 from benchmark.channel import Channel, count_cores, open_local
 from benchmark.emulated import open_emulated
 from benchmark.types import Target
@@ -74,11 +74,11 @@ TRANSPORTS: dict[str, Transport] = {
         provenance=lambda target: "measured:host",
     ),
     "ssh": Transport(
-        open=None,
+        open=ssh.open_ssh,
         meter="paired",
         answers=TIMED | {"memory_mb"},
-        options=frozenset({"threads", "batch", "host", "user", "port", "python"}),
-        missing=nothing_missing,
+        options=frozenset({"threads", "batch", "host", "user", "port", "python", "identity", "known_hosts"}),
+        missing=ssh.find_missing,
         provenance=lambda target: "measured:device",
     ),
     "adb": Transport(

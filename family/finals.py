@@ -296,10 +296,15 @@ def finalist_rows(
                     "val": val.value,
                     "val_low": val.low,
                     "val_high": val.high,
-                    "host": job.host,
+                    "host": measured_by(figures[precision], job.host),
                 }
                 rows.append(row | params_column(params) | flat_figures(figures[precision]))
     return pd.DataFrame(rows)
+
+
+def measured_by(figures: Mapping[str, Mapping[str, Any]], host: str) -> str:
+    """Fingerprint of what took the figures; `host` where nothing but the file was looked at."""
+    return next((str(one["host"]) for one in figures.values() if one["provenance"] != "static"), host)
 
 
 def params_column(params: Mapping[str, Any]) -> dict[str, str]:

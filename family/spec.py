@@ -240,6 +240,11 @@ class TargetSpec(Part):
     user: str | None = None
     port: Count | None = None
     python: str | None = None
+    """Of the device, with numpy and onnxruntime."""
+    identity: str | None = None
+    """Private key file; otherwise as ssh is set up."""
+    known_hosts: str | None = None
+    """File of host keys that are trusted; otherwise the user's own."""
     serial: str | None = None
 
 

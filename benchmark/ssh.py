@@ -1,0 +1,188 @@
+"""A machine reached by ssh: runner, inputs and models are copied there, measured there, and removed again.
+
+The runner is this package's own worker, sent as it is; the device needs Python with numpy and onnxruntime. What
+authenticates is the user's own ssh configuration. A host key that is not known is refused, with the line that adds it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from benchmark.channel import ProcessChannel, WorkerDied, check_feeds
+from benchmark.models import hash_model
+from benchmark.node import fingerprint
+from benchmark.types import Target
+
+SENT = ("worker.py", "inputs.py", "host.py")
+CONNECT_S = 15
+COPY_S = 300
+LOST = 255  # what ssh itself ends with
+ORDERS = ("BatchMode=yes", "StrictHostKeyChecking=yes", f"ConnectTimeout={CONNECT_S}", "ServerAliveInterval=15")
+# Removes its folder when it ends, also by a hang-up; `exec` would leave nobody to do so.
+SERVE = 'cd {folder} && trap "cd / && rm -rf {folder}" EXIT HUP TERM && TMPDIR={folder} {python} -m benchmark.worker {settings}'
+
+
+class SshChannel(ProcessChannel):
+    """A worker on another machine, spoken to through ssh's own pipes."""
+
+    def __init__(self, target: Target, feeds: Path | None):
+        options = target.options
+        self._name, self._where, self._feeds = target.name, say_where(target), feeds
+        self._python = str(options.get("python", "python3"))
+        self._sockets = tempfile.TemporaryDirectory(prefix="ssh-")
+        self._ssh = ["ssh", *say_options(target, Path(self._sockets.name)), self._where]
+        self._settings = {"threads": options.get("threads", 1), "batch": options.get("batch", 1)}
+        self._folder, self._sent = "", dict[str, str]()
+        super().__init__([])
+
+    def ask(self, do: str, model: Path | None = None, **request: Any) -> dict[str, Any]:
+        """Raises ValueError for what cannot run there, WorkerDied where the connection or the worker is lost."""
+        if not self._folder:
+            self._prepare()
+        if "references" in request:
+            request["references"] = [self._send(Path(path)) for path in request["references"]]
+        there = None if model is None else Path(self._send(model))
+        try:
+            return super().ask(do, there, **request)
+        except WorkerDied as problem:
+            self._forget()
+            raise WorkerDied(f"{problem} ({self._name}, {self._where})") from None
+        except ValueError as problem:
+            raise ValueError(str(problem).replace(str(there), str(model))) from None
+
+    def host(self) -> dict[str, Any]:
+        """The device's own facts."""
+        if not hasattr(self, "_facts"):
+            self._facts = self.ask("host")
+        facts = {key: value for key, value in self._facts.items() if key != "fingerprint"}
+        return {"fingerprint": fingerprint({"device": self._facts["fingerprint"]}), **facts}
+
+    def restart(self) -> None:
+        self._stop()
+        self._forget()
+
+    def close(self) -> None:
+        self.restart()
+        subprocess.run([*self._ssh[:-1], "-O", "exit", self._where], capture_output=True, check=False)
+        self._sockets.cleanup()
+
+    def _prepare(self) -> None:
+        """A folder there with the runner and the inputs."""
+        made = self._run("umask 077 && d=$(mktemp -d) && tar -xf - -C $d && echo $d", pack(self._feeds))
+        self._folder = made.decode().strip().splitlines()[-1]
+        settings = {**self._settings, "feeds": f"{self._folder}/feeds.npz" if self._feeds else None}
+        serve = SERVE.format(folder=self._folder, python=self._python, settings=shlex.quote(json.dumps(settings)))
+        self._command = [*self._ssh, f"sh -c {shlex.quote(serve)}"]
+
+    def _send(self, model: Path) -> str:
+        """Its path there, copied once in the life of the folder."""
+        digest = hash_model(model)
+        if digest not in self._sent:
+            path = f"{self._folder}/{digest[:16]}.onnx"
+            self._run(f"cat > {path}", model.read_bytes())
+            self._sent[digest] = path
+        return self._sent[digest]
+
+    def _run(self, command: str, data: bytes) -> bytes:
+        try:
+            done = subprocess.run([*self._ssh, command], input=data, capture_output=True, timeout=COPY_S)
+        except subprocess.TimeoutExpired:
+            raise WorkerDied(f"{self._name}: {self._where} did not answer within {COPY_S} s.") from None
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            last = said.splitlines()[-1] if said else f"code {done.returncode}"
+            self._forget()
+            raise WorkerDied(f"{self._name}: {self._where}: {last}")
+        return done.stdout
+
+    def _forget(self) -> None:
+        """Remove the folder there, where it is still to be reached."""
+        folder, self._folder, self._sent = self._folder, "", {}
+        if folder:
+            command = [*self._ssh, f"rm -rf {folder}"]
+            subprocess.run(command, capture_output=True, check=False, timeout=2 * CONNECT_S)
+
+
+def open_ssh(target: Target, feeds: Path | None) -> SshChannel:
+    """The channel of `ssh`; options `host` (also user@host), `user`, `port`, `identity`, `known_hosts`, `python`,
+    `threads`, `batch`. ValueError for feeds it cannot read."""
+    if feeds is not None:
+        check_feeds(feeds)
+    return SshChannel(target, feeds)
+
+
+def pack(feeds: Path | None) -> bytes:
+    """A tar of the runner as a package of its own, and the inputs."""
+    files = {f"benchmark/{name}": (resources.files("benchmark") / name).read_bytes() for name in SENT}
+    files["benchmark/__init__.py"] = b""
+    if feeds is not None:
+        files["feeds.npz"] = feeds.read_bytes()
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o600
+            tar.addfile(entry, io.BytesIO(data))
+    return packed.getvalue()
+
+
+def say_where(target: Target) -> str:
+    host, user = str(target.options.get("host", "")), target.options.get("user")
+    return f"{user}@{host}" if user else host
+
+
+def say_options(target: Target, sockets: Path | None = None) -> list[str]:
+    options: Mapping[str, Any] = target.options
+    words = [word for order in ORDERS for word in ("-o", order)]
+    if "known_hosts" in options:
+        words += ["-o", f"UserKnownHostsFile={options['known_hosts']}", "-o", "GlobalKnownHostsFile=/dev/null"]
+    if "identity" in options:
+        words += ["-i", str(options["identity"]), "-o", "IdentitiesOnly=yes"]
+    if "port" in options:
+        words += ["-p", str(options["port"])]
+    if sockets is not None:  # one connection for all that is copied and asked
+        words += ["-o", "ControlMaster=auto", "-o", f"ControlPath={sockets}/%C", "-o", "ControlPersist=60"]
+    return words
+
+
+def find_missing(target: Target) -> str | None:
+    """Why the device cannot be used from here; it is asked once."""
+    if shutil.which("ssh") is None:
+        return "it needs ssh: sudo apt-get install openssh-client"
+    if not target.options.get("host"):
+        return f"it has no host; write targets: {{{target.name}: {{transport: ssh, host: user@machine}}}}"
+    python = str(target.options.get("python", "python3"))
+    # not imported: onnxruntime leaves a file of its own among the temporary ones
+    asked = f'{python} -c \'from importlib.metadata import version; version("numpy"), version("onnxruntime")\''
+    return ask_device(["ssh", *say_options(target), say_where(target), asked], target)
+
+
+def ask_device(command: Sequence[str], target: Target) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=4 * CONNECT_S, errors="replace")
+    except subprocess.TimeoutExpired:
+        return f"{say_where(target)} does not answer"
+    if done.returncode == 0:
+        return None
+    lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+    last = lines[-1].strip() if lines else f"code {done.returncode}"
+    if done.returncode != LOST:
+        return f"{say_where(target)} has no Python with numpy and onnxruntime ({last}): pip install numpy onnxruntime"
+    if "Host key verification failed" in done.stderr:
+        host, port = say_where(target).rpartition("@")[2], target.options.get("port")
+        known = target.options.get("known_hosts", "~/.ssh/known_hosts")
+        return (
+            f"the host key of {host} is not known. If it is the machine you mean: "
+            f"ssh-keyscan {f'-p {port} ' if port else ''}{host} >> {known}"
+        )
+    return f"{say_where(target)} cannot be reached: {last.rstrip('.')}"
