@@ -29,7 +29,10 @@ COPY_S = 300
 LOST = 255  # what ssh itself ends with
 ORDERS = ("BatchMode=yes", "StrictHostKeyChecking=yes", f"ConnectTimeout={CONNECT_S}", "ServerAliveInterval=15")
 # Removes its folder when it ends, also by a hang-up; `exec` would leave nobody to do so.
-SERVE = 'cd {folder} && trap "cd / && rm -rf {folder}" EXIT HUP TERM && TMPDIR={folder} {python} -m benchmark.worker {settings}'
+SERVE = (
+    'cd {folder} && trap "cd / && rm -rf {folder}" EXIT HUP TERM && '
+    "TMPDIR={folder} {python} -m benchmark.worker {settings}"  # onnxruntime leaves a file among temporary ones
+)
 
 
 class SshChannel(ProcessChannel):

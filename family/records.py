@@ -460,6 +460,9 @@ def say_gap(control: Mapping[str, Any]) -> str:
     return f"\n  (difference {difference:+.4f}, smallest difference this test\n  could have shown {detectable:.4f})"
 
 
+TOLD = {"size_kb": ".1f", "latency_ms": ".4f", "instructions_m": ".4f"}
+
+
 def summary_table(family: Mapping[str, Any]) -> str:
     """The family as a text table, a row per budget; below it what was missed or skipped, and what would help."""
     rows, open_ends = [], []
@@ -475,8 +478,11 @@ def summary_table(family: Mapping[str, Any]) -> str:
                 "status": "kept",
                 "student": f"{entry['id']} {entry['precision']}",
                 f"test {family['score']['name']}": f"{test['value']:.4f} ({test['low']:.4f} to {test['high']:.4f})",
-                "size_kb": f"{costs['size_kb']['measured']:.1f}" if "size_kb" in costs else "",
-                "latency_ms": f"{costs['latency_ms']['measured']:.4f}" if "latency_ms" in costs else "",
+                **{
+                    quantity: format(costs[quantity]["measured"], form)
+                    for quantity, form in TOLD.items()
+                    if quantity in costs
+                },
                 "against labels alone": say_verdict(entry),
             }
         )
