@@ -130,6 +130,31 @@ def test_snippet_runs_as_it_lies(folder):
     assert "FAILED" in done.stdout
 
 
+def run_own_verify(folder):
+    script = folder / "snippets" / "python" / "verify.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd="/", check=False)
+    return done.returncode, done.stdout.strip().splitlines() or done.stderr.splitlines()
+
+
+def test_the_folder_verifies_itself(folder):
+    assert run_own_verify(folder) == (0, ["ok"])
+    (folder / "MODEL_CARD.md").write_text("another")
+    assert run_own_verify(folder) == (1, ["MODEL_CARD.md is not the file that was shipped: its sha256 differs"])
+
+
+def test_the_folder_itself_finds_paths_out_of_it_and_other_outputs(folder):
+    entry = {"sha256": "0" * 64, "size_bytes": 1}
+    edit(folder / "manifest.json", lambda data: data["files"].update({"../outside": entry}))
+    assert run_own_verify(folder) == (1, ["manifest.json: '../outside' leads out of the folder"])
+    edit(folder / "manifest.json", lambda data: data["files"].pop("../outside"))
+    edit(folder / "golden.json", lambda data: data.update(tolerance=-1.0))
+    digest = hash_file(folder / "golden.json")
+    edit(folder / "manifest.json", lambda data: data["files"]["golden.json"].update(sha256=digest))
+    code, (said,) = run_own_verify(folder)
+    assert code == 1
+    assert said.startswith("the golden output is off by")
+
+
 def test_verify_loads_no_torch_and_no_onnx(folder):
     code = (
         "import sys; from export.verify import verify; from pathlib import Path; "
