@@ -1,7 +1,7 @@
 """Is the student folder two above whole, and does it give what it gave where it was made? `python verify.py`.
 
-Needs numpy and onnxruntime alone. Prints what is wrong, a line each, or ok; exit code 1 or 0. A file whose hash differs is
-not run, and a path that leads out of the folder is not opened.
+Needs numpy and onnxruntime alone. Prints what is wrong, a line each, or ok; exit code 1 or 0. A file whose hash differs is not
+run, and a path that leads out of the folder is not opened.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from predict import FOLDER, load, predict
 
 
@@ -28,8 +29,6 @@ def check_files(folder: Path) -> list[str]:
 
 
 def check_golden(folder: Path) -> list[str]:
-    import numpy as np
-
     golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
     with np.load(folder / "golden.npz", allow_pickle=False) as arrays:
         inputs = {name: arrays[entry["key"]] for name, entry in golden["inputs"].items()}
