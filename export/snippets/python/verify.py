@@ -1,7 +1,7 @@
 """Is the student folder two above whole, and does it give what it gave where it was made? `python verify.py`.
 
-Needs numpy and onnxruntime alone. Prints what is wrong, a line each, or ok; exit code 1 or 0. A file whose hash differs is not
-run, and a path that leads out of the folder is not opened.
+Needs numpy and onnxruntime alone. Prints what is wrong, a line each, or ok; exit code 1 or 0. A file whose hash
+differs is not run, and a path that leads out of the folder is not opened.
 """
 
 import hashlib
