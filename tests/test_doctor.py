@@ -53,10 +53,11 @@ def test_what_is_missing_comes_with_its_command(monkeypatch):
     assert find_missing("emulated") == []
 
 
-def test_an_npm_package_is_looked_for_in_the_folders_above(tmp_path, monkeypatch):
-    (tmp_path / "node_modules" / "onnxruntime-node").mkdir(parents=True)
-    (tmp_path / "deep").mkdir()
-    monkeypatch.chdir(tmp_path / "deep")
+def test_an_npm_package_is_looked_for_in_the_cache_folder(tmp_path, monkeypatch):
+    package = tmp_path / "javascript" / "node_modules" / "onnxruntime-node"
+    package.mkdir(parents=True)
+    (package / "package.json").write_text('{"version": "1.30.0"}')
+    monkeypatch.setenv("STUDENT_FAMILY_CACHE", str(tmp_path))
     assert room.is_installed("npm:onnxruntime-node")
     assert not room.is_installed("npm:onnxruntime-web")
 

@@ -305,15 +305,14 @@ def test_finalists_are_measured_under_the_lock(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(finals, "measuring_inputs", lambda *given: (Path("f/measurements.json"), [1]))
     monkeypatch.setattr(finals, "trained_folder", lambda *given: Path("f"))
     monkeypatch.setattr(finals, "recall", lambda path, inputs: None)
-    monkeypatch.setattr(finals, "time_afresh", lambda *given: held.append("timed") or {})
-    monkeypatch.setattr(finals, "measure_file", lambda *given: held.append("measured") or {})
+    monkeypatch.setattr(finals, "settle", lambda *given: held.append("measured") or {"a": {}})
     monkeypatch.setattr(finals, "remember", lambda path, inputs, work: work())
     job = SimpleNamespace(show=print, watch=lambda stage: None, precisions=["fp32"])
     finals.measure_finalists(job, {"a": {}}, None, {"cpu": None})  # type: ignore[arg-type, dict-item]
-    assert held == ["taken", "timed", "measured", "free"]
+    assert held == ["taken", "measured", "free"]
     monkeypatch.setattr(finals, "recall", lambda path, inputs: {})
     finals.measure_finalists(job, {"a": {}}, None, {"cpu": None})  # type: ignore[arg-type, dict-item]
-    assert "taken" not in held[4:]  # what was measured before needs no quiet
+    assert "taken" not in held[3:]  # what was measured before needs no quiet
 
 
 FILE = """
