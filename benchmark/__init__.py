@@ -1,6 +1,6 @@
 """A model file → a measurement on a target. Never loads torch or onnx."""
 
-from benchmark.bench import Bench
+from benchmark.bench import QUICK_SECONDS, Bench
 from benchmark.channel import WorkerDied
 from benchmark.footprint import measure_memory, measure_size
 from benchmark.host import host, host_fingerprint
@@ -21,6 +21,7 @@ from benchmark.types import Measurement, Target
 
 __all__ = [
     "PRESETS",
+    "QUICK_SECONDS",
     "TRANSPORTS",
     "Bench",
     "Measurement",

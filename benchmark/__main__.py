@@ -18,7 +18,7 @@ from benchmark.footprint import measure_memory, measure_size
 from benchmark.host import host
 from benchmark.meters import needs_ladder, open_meter
 from benchmark.serial import measurement_to_dict
-from benchmark.targets import PRESETS, resolve_target, unavailable
+from benchmark.targets import PRESETS, can_answer, resolve_target, unavailable
 from benchmark.types import Measurement, Target
 
 
@@ -49,7 +49,8 @@ def measure(model: Path, target: Target, feeds: Path | None, seconds: float) -> 
             return meter.settle([model])[0]
     with Bench(target, feeds=feeds) as bench:
         timed = bench.direct(model, seconds)
-    return [*timed, *measure_memory([model], target, feeds), measure_size(model, target)]
+    memory = measure_memory([model], target, feeds) if "memory_mb" in can_answer(target) else []
+    return [*timed, *memory, measure_size(model, target)]
 
 
 def draw(model: Path, measurements: Sequence[Measurement]) -> str:

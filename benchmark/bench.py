@@ -9,8 +9,8 @@ stopwatch says.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ import numpy as np
 from benchmark.footprint import measure_memory, measure_size
 from benchmark.intervals import find_t, interval_of_repeats, median_error, pooled_spread
 from benchmark.models import check_model, hash_model, say_options
-from benchmark.targets import can_answer, open_channel, provenance_of
+from benchmark.opened import Opened
+from benchmark.targets import can_answer, provenance_of
 from benchmark.types import Measurement, Target
 
 ROUNDS = 6  # of the ladder, each in a fresh process
@@ -31,7 +32,7 @@ QUICK_SECONDS = 0.1  # of a candidate
 DIRECT_SECONDS = 0.5  # of a finalist, as timed
 
 
-class Bench:
+class Bench(Opened):
     """Times model files on `target`; a context manager that ends its process.
 
     references: model files to pair with, about six per precision, spread over the costs of the candidates.
@@ -48,36 +49,15 @@ class Bench:
         ladder: Sequence[Mapping[str, Any]] | None = None,
         ladder_seconds: float = LADDER_SECONDS,
     ):
-        self._target, self._feeds = target, feeds
-        self._host: str | None = None
-        self._channel = open_channel(target, feeds)
+        super().__init__(target, feeds)
         by_content = {hash_model(path): path for path in (check_model(Path(path)) for path in references)}
         self._references = list(by_content.values())
         self._ladder_seconds = ladder_seconds
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self._ladder = None if ladder is None else _match_ladder(ladder, self._references, target, self.host)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
         self._nearest: dict[Path, str] = {}  # of models timed afresh: which reference they are paired with
-
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._channel.close()
-
-    @property
-    def host(self) -> str:
-        """Fingerprint of the machine that measures."""
-        if self._host is None:
-            self._host = str(self._channel.host()["fingerprint"])
-        return self._host
 
     def quickly(self, model: Path) -> list[Measurement]:
         """size_kb and latency_ms of a candidate."""

@@ -10,26 +10,13 @@ import numpy as np
 
 from benchmark.footprint import measure_size
 from benchmark.models import check_model
-from benchmark.targets import open_channel, provenance_of
-from benchmark.types import Measurement, Target
+from benchmark.opened import Opened
+from benchmark.targets import provenance_of
+from benchmark.types import Measurement
 
 
-class CountMeter:
+class CountMeter(Opened):
     """Counts what one inference executes on `target`; a context manager that ends its channel."""
-
-    def __init__(self, target: Target, feeds: Path | None = None):
-        self._target = target
-        self._channel = open_channel(target, feeds)
-        self._host: str | None = None
-
-    def __enter__(self) -> CountMeter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._channel.close()
 
     def quickly(self, model: Path) -> list[Measurement]:
         """size_kb, and instructions_m where the target counts."""
@@ -54,10 +41,3 @@ class CountMeter:
             f"median of {len(counts)} inferences after warm-up, batch {self._target.options.get('batch', 1)}",
             self.host,
         )
-
-    @property
-    def host(self) -> str:
-        """Fingerprint of emulator, runtime and core."""
-        if self._host is None:
-            self._host = str(self._channel.host()["fingerprint"])
-        return self._host

@@ -15,30 +15,17 @@ import numpy as np
 from benchmark.footprint import measure_size
 from benchmark.intervals import interval_of_repeats
 from benchmark.models import check_model, say_options
-from benchmark.targets import open_channel, provenance_of
-from benchmark.types import Measurement, Target
+from benchmark.opened import Opened
+from benchmark.targets import provenance_of
+from benchmark.types import Measurement
 
 SECONDS = 0.5  # of a candidate, in all
 REPEATS = 5  # sessions
 LONGER = 4  # times for what decides
 
 
-class DirectMeter:
+class DirectMeter(Opened):
     """Times model files on `target` directly; a context manager that ends its channel."""
-
-    def __init__(self, target: Target, feeds: Path | None = None):
-        self._target = target
-        self._channel = open_channel(target, feeds)
-        self._host: str | None = None
-
-    def __enter__(self) -> DirectMeter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._channel.close()
 
     def quickly(self, model: Path) -> list[Measurement]:
         """size_kb, latency_ms, latency_p95_ms of a candidate."""
@@ -78,10 +65,3 @@ class DirectMeter:
             self.host,
             noisy=bool(max(each) > 1.15 * min(each) or answer.get("throttled")),
         )
-
-    @property
-    def host(self) -> str:
-        """Fingerprint of what measures."""
-        if self._host is None:
-            self._host = str(self._channel.host()["fingerprint"])
-        return self._host

@@ -13,14 +13,14 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from benchmark.channel import ProcessChannel, WorkerDied, check_feeds
 from benchmark.models import hash_model
-from benchmark.node import fingerprint
 from benchmark.types import Target
 
 SENT = ("worker.py", "inputs.py", "host.py")
@@ -46,6 +46,7 @@ class SshChannel(ProcessChannel):
         self._ssh = ["ssh", *say_options(target, Path(self._sockets.name)), self._where]
         self._settings = {"threads": options.get("threads", 1), "batch": options.get("batch", 1)}
         self._folder, self._sent = "", dict[str, str]()
+        self._facts: dict[str, Any] = {}
         super().__init__([])
 
     def ask(self, do: str, model: Path | None = None, **request: Any) -> dict[str, Any]:
@@ -65,10 +66,8 @@ class SshChannel(ProcessChannel):
 
     def host(self) -> dict[str, Any]:
         """The device's own facts."""
-        if not hasattr(self, "_facts"):
-            self._facts = self.ask("host")
-        facts = {key: value for key, value in self._facts.items() if key != "fingerprint"}
-        return {"fingerprint": fingerprint({"device": self._facts["fingerprint"]}), **facts}
+        self._facts = self._facts or self.ask("host")
+        return self._facts
 
     def restart(self) -> None:
         self._stop()
@@ -167,21 +166,13 @@ def find_missing(target: Target) -> str | None:
     python = str(target.options.get("python", "python3"))
     # not imported: onnxruntime leaves a file of its own among the temporary ones
     asked = f'{python} -c \'from importlib.metadata import version; version("numpy"), version("onnxruntime")\''
-    return ask_device(["ssh", *say_options(target), say_where(target), asked], target)
-
-
-def ask_device(command: Sequence[str], target: Target) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=4 * CONNECT_S, errors="replace")
-    except subprocess.TimeoutExpired:
-        return f"{say_where(target)} does not answer"
-    if done.returncode == 0:
+    code, said = ask_once("ssh", *say_options(target), say_where(target), asked)
+    if code == 0:
         return None
-    lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-    last = lines[-1].strip() if lines else f"code {done.returncode}"
-    if done.returncode != LOST:
+    last = (said.splitlines() or [f"code {code}"])[-1].strip()
+    if code != LOST:
         return f"{say_where(target)} has no Python with numpy and onnxruntime ({last}): pip install numpy onnxruntime"
-    if "Host key verification failed" in done.stderr:
+    if "Host key verification failed" in said:
         host, port = say_where(target).rpartition("@")[2], target.options.get("port")
         known = target.options.get("known_hosts", "~/.ssh/known_hosts")
         return (
@@ -189,3 +180,13 @@ def ask_device(command: Sequence[str], target: Target) -> str | None:
             f"ssh-keyscan {f'-p {port} ' if port else ''}{host} >> {known}"
         )
     return f"{say_where(target)} cannot be reached: {last.rstrip('.')}"
+
+
+@cache
+def ask_once(*command: str) -> tuple[int, str]:
+    """Exit code and error output of a log-in; every meter of a run would make it again."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=4 * CONNECT_S, errors="replace")
+    except subprocess.TimeoutExpired:
+        return LOST, "it does not answer"
+    return done.returncode, done.stderr.strip()

@@ -14,7 +14,6 @@ from typing import Any
 
 from benchmark import browser, emulated, node, ssh
 from benchmark.channel import Channel, count_cores, open_local
-from benchmark.emulated import open_emulated
 from benchmark.types import Target
 
 TIMED = frozenset({"latency_ms", "latency_p95_ms", "size_kb"})
@@ -50,7 +49,7 @@ TRANSPORTS: dict[str, Transport] = {
         provenance=lambda target: "measured:host",
     ),
     "emulated": Transport(
-        open=open_emulated,
+        open=emulated.open_emulated,
         meter="counted",
         answers=frozenset({"instructions_m", "size_kb"}),
         options=frozenset({"core", "batch"}),

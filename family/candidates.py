@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark import Bench, Meter, measure_memory, measurement_to_dict, needs_ladder, open_meter
+from benchmark import QUICK_SECONDS, Bench, Meter, measure_memory, measurement_to_dict, needs_ladder, open_meter
 from export import merge_front, quantise, to_onnx
 from family import spaces
 from family.job import Job, cost_limits, limits_of
@@ -22,7 +22,6 @@ from family.run_folder import content_id, remember, write_beside, write_json
 Params = Mapping[str, Any]
 CALIBRATION_ROWS = 256
 EXTRA = {"latency_p95_ms", "memory_mb"}  # measured only where a budget asks for them
-QUICK_SECONDS = 0.1  # of a candidate; what comes to the finals is measured for longer
 
 
 def candidate_id(job: Job, params: Params) -> str:

@@ -153,7 +153,7 @@ def test_command_measures(tmp_path):
         (["bad.onnx"], 2, "cannot run"),
         (["absent.onnx"], 2, "no model file"),
         (["bad.onnx", "--target", "cpuu"], 2, "Did you mean 'cpu'?"),
-        (["bad.onnx", "--target", "browser"], 3, "browser is skipped"),
+        (["bad.onnx", "--target", "adb"], 3, "adb is skipped"),
         (["bad.onnx", "--feeds", "bad.onnx"], 2, "not an .npz"),
     ],
 )

@@ -26,7 +26,7 @@ export function makeWorker({ ort, load, now, options, resolution }) {
       feeds[name] = new ort.Tensor(type, new ARRAYS[type](bytes.buffer), dims);
     }
     const run = () => session.run(feeds);
-    for (let i = 0; i < 3; i++) await run();
+    for (let i = 0; i < 3; i++) await run(); // warm
     return { run, close: () => session.release() };
   }
 
@@ -127,15 +127,10 @@ export function makeWorker({ ort, load, now, options, resolution }) {
   }
 
   async function run({ model, inputs }) {
-    const session = await ort.InferenceSession.create(await load(model), options);
-    const feeds = {};
-    for (const [name, { type, dims, data }] of Object.entries(inputs[model])) {
-      const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-      feeds[name] = new ort.Tensor(type, new ARRAYS[type](bytes.buffer), dims);
-    }
-    const outputs = await session.run(feeds);
+    const own = await open(model, inputs[model]);
+    const outputs = await own.run();
     const told = Object.entries(outputs).map(([name, one]) => [name, { dims: one.dims, data: Array.from(one.data, Number) }]);
-    await session.release();
+    await own.close();
     return { outputs: Object.fromEntries(told) };
   }
 
