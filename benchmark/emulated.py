@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from benchmark.channel import WorkerDied
 from benchmark.inputs import make_inputs
 from benchmark.types import Target
+from benchmark.worker import RUNTIME_ERRORS
 
 RUNS, WARM_UP = 5, 2
 LIMIT_S = 300
@@ -168,10 +169,14 @@ def start(command: Sequence[str], model: Path) -> subprocess.CompletedProcess[st
 
 
 def open_here(model: Path) -> onnxruntime.InferenceSession:
+    """On this machine, one thread. Raises ValueError for a file that is no model."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except RUNTIME_ERRORS as error:
+        raise ValueError(f"onnxruntime cannot run {model}: {' '.join(str(error).split())}") from None
 
 
 def plan_outputs(model: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:

@@ -133,3 +133,9 @@ def resolve_answers(name):
     from benchmark import can_answer
 
     return can_answer(resolve_target(name))
+
+
+def test_a_file_that_is_no_model_is_told_before_anything_runs(tmp_path):
+    (tmp_path / "bad.onnx").write_text("no model")
+    with pytest.raises(ValueError, match=r"onnxruntime cannot run .*bad\.onnx"):
+        emulated.EmulatedChannel("cortex-a53", 1, None).ask("count", tmp_path / "bad.onnx")
