@@ -13,15 +13,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark import QUICK_SECONDS, Bench, Meter, measure_memory, measurement_to_dict, needs_ladder, open_meter
+from benchmark import (
+    QUICK_SECONDS,
+    Bench,
+    Meter,
+    measure_memory,
+    measure_size,
+    measurement_to_dict,
+    needs_ladder,
+    open_meter,
+)
 from export import merge_front, quantise, to_onnx
 from family import spaces
-from family.job import Job, cost_limits, limits_of
+from family.job import Job, cost_limits
 from family.run_folder import content_id, remember, write_beside, write_json
 
 Params = Mapping[str, Any]
 CALIBRATION_ROWS = 256
 EXTRA = {"latency_p95_ms", "memory_mb"}  # measured only where a budget asks for them
+BYTES = "size_kb"  # the only part where no budget asks for more
 
 
 def candidate_id(job: Job, params: Params) -> str:
@@ -144,9 +154,10 @@ def vary_constants(module: nn.Module, seed: int) -> None:
                 value += 0.1 * torch.rand(value.shape, generator=generator)
 
 
-def measure_untrained(job: Job, params: Params, benches: Mapping[str, Meter]) -> dict[str, Any]:
+def measure_untrained(job: Job, params: Params, benches: Mapping[str, Meter | None]) -> dict[str, Any]:
     """`{costs: {target: {precision: {quantity: value}}}}` plus what it took; every target's figures, and every further
-    quantity's, are written once and never retaken: another target or limit measures only what is new."""
+    quantity's, are written once and never retaken: another target or limit measures only what is new. `benches` may
+    hold None where the job `is_static`."""
     folder = candidate_folder(job, params)
     if not (folder / "params.json").exists():
         write_json(folder / "params.json", dict(params))
@@ -164,16 +175,34 @@ def measure_untrained(job: Job, params: Params, benches: Mapping[str, Meter]) ->
 
 
 def parts_of(job: Job, targets: Iterable[str]) -> list[tuple[str, str]]:
-    """(target, what is measured and kept together): size and latency, then each quantity that budgets ask for too."""
-    return [(name, part) for name in targets for part in ("", *extra_quantities(job, name))]
+    """(target, what is measured and kept together): size and latency, or the bytes alone where budgets ask for no more,
+    then each further quantity that they ask for."""
+    parts = []
+    for name in targets:
+        asked = asked_quantities(job, name)
+        main = BYTES if asked <= {BYTES, *EXTRA} else ""
+        parts += [(name, part) for part in (main, *sorted(asked & EXTRA))]
+    return parts
 
 
-def part_of(quantity: str) -> str:
-    """The part that a quantity is kept in."""
-    return quantity if quantity in EXTRA else ""
+def asked_quantities(job: Job, target: str) -> set[str]:
+    """Costs that the target's budgets limit or choose by."""
+    budgets = [b for b in job.spec.budgets.values() if b.target == target]
+    asked = {job.spec.main_cost(target)}
+    return asked | {q for b in budgets for q in (*cost_limits(b), b.cheapest_by) if q}
 
 
-def measure_part(job: Job, params: Params, target: str, part: str, bench: Meter) -> dict[str, Any]:
+def is_static(job: Job) -> bool:
+    """Whether all that budgets ask for is in the file's bytes, so that any host may say it."""
+    return all(part == BYTES for _, part in parts_of(job, {b.target for b in job.spec.budgets.values()}))
+
+
+def is_of_part(quantity: str, part: str) -> bool:
+    """Whether the part is where the quantity is kept."""
+    return quantity == part if part else quantity not in EXTRA
+
+
+def measure_part(job: Job, params: Params, target: str, part: str, bench: Meter | None) -> dict[str, Any]:
     """`{figures: {precision: {quantity: measurement}}, export_s, measure_s}`."""
 
     def work() -> dict[str, Any]:
@@ -192,20 +221,16 @@ def measuring_place(job: Job, params: Params, target: str, part: str) -> tuple[P
     return kept, [job.built_id, dict(params), job.precisions, opset(job), str(job.targets[target]), job.host]
 
 
-def extra_quantities(job: Job, target: str) -> list[str]:
-    """What the target's budgets ask for beside size and latency, which every candidate is measured for."""
-    budgets = [b for b in job.spec.budgets.values() if b.target == target]
-    asked = {q for b in budgets for q in (*limits_of(b), b.cheapest_by) if q}
-    return sorted(asked & EXTRA)
-
-
-def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter) -> dict[str, Any]:
+def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter | None) -> dict[str, Any]:
     """Of one file the quantities of one part: the target's main ones, or what a budget limits beside them."""
-    if part == "memory_mb":
+    if part == BYTES:
+        figures = [measure_size(path, job.targets[target])]
+    elif part == "memory_mb":
         figures = measure_memory([path], job.targets[target], write_feeds(job))
     elif part == "latency_p95_ms" and isinstance(bench, Bench):
         figures = bench.direct(path, QUICK_SECONDS)
     else:
+        assert bench is not None
         figures = bench.quickly(path)
     return {figure.quantity: measurement_to_dict(figure) for figure in figures}
 

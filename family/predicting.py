@@ -24,7 +24,7 @@ from benchmark import (
     predictor_to_dict,
 )
 from family import spaces
-from family.candidates import extra_quantities, measure_untrained, opset, violation
+from family.candidates import measure_untrained, opset, parts_of, violation
 from family.features import count_features
 from family.job import Job, cost_limits
 from family.progress import Stage
@@ -105,7 +105,7 @@ def design(job: Job, targets: Sequence[str]) -> Sequence[Params]:
 
 def predictor_place(job: Job, students: Sequence[Params], targets: Sequence[str]) -> tuple[Path, list[Any]]:
     """Where the predictors are kept, and what they depend on."""
-    measured = {name: [str(job.targets[name]), *extra_quantities(job, name)] for name in targets}
+    measured = {name: [str(job.targets[name]), *(part for _, part in parts_of(job, [name]))] for name in targets}
     inputs = [job.student_id, job.precisions, opset(job), measured, job.host, [dict(s) for s in students]]
     return job.folder / "measuring" / "predictors.json", inputs
 

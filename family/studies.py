@@ -15,16 +15,16 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from benchmark import measure_size, measurement_to_dict
 from family import spaces
 from family.candidates import (
+    EXTRA,
+    is_of_part,
+    is_static,
     measure_untrained,
     measuring_place,
     open_benches,
     opset,
-    part_of,
     parts_of,
-    untrained_graphs,
 )
 from family.crew import Measure
 from family.engines import ENGINES, Judge
@@ -142,35 +142,13 @@ def open_measuring(job: Job, joined: Joined) -> Iterator[Measure | None]:
     """How this worker measures a candidate; None where its host must not: figures of unlike hosts never mix."""
     targets = joined.facts["targets"]
     if is_static(job):
-        yield partial(measure_static, job, targets)
+        yield partial(measure_untrained, job, benches=dict.fromkeys(targets))
     elif joined.facts["host"] == job.host and set(targets) <= set(job.measured_targets()):
         with open_benches(job) as benches:
             yield partial(measure_untrained, job, benches={name: benches[name] for name in targets})
     else:
         job.show(f"this host ({job.host}) is not the one that is measured ({joined.facts['host']}): it trains only")
         yield None
-
-
-def is_static(job: Job) -> bool:
-    """Whether all that budgets ask for is in the file's bytes, so that any host may say it."""
-    budgets = job.spec.budgets.values()
-    asked = {job.spec.main_cost(budget.target) for budget in budgets}
-    asked |= {cost for budget in budgets for cost in (*limits_of(budget), budget.cheapest_by) if cost}
-    return asked <= {"size_kb", "score"}
-
-
-def measure_static(job: Job, targets: Sequence[str], params: Params) -> dict[str, Any]:
-    """As `measure_untrained`, of sizes alone: nothing is timed."""
-    start = time.monotonic()
-    graphs = untrained_graphs(job, params)
-    costs = {
-        name: {
-            precision: {"size_kb": measurement_to_dict(measure_size(path, job.targets[name]))}
-            for precision, path in graphs.items()
-        }
-        for name in targets
-    }
-    return {"costs": costs, "export_s": time.monotonic() - start, "measure_s": 0.0}
 
 
 def open_same_judge(job: Job, joined: Joined) -> Judge:
@@ -198,8 +176,7 @@ def keep_cost(job: Job, candidate: Mapping[str, Any], targets: Sequence[str]) ->
     for target, part in parts_of(job, targets):
         place = measuring_place(job, candidate["params"], target, part)
         if recall(*place) is None:
-            figures = {
-                p: {q: f for q, f in own.items() if part_of(q) == part} for p, own in candidate["costs"][target].items()
-            }
-            took = {name: 0.0 if part else candidate[name] for name in ("export_s", "measure_s")}
+            told = candidate["costs"][target]
+            figures = {p: {q: f for q, f in own.items() if is_of_part(q, part)} for p, own in told.items()}
+            took = {name: 0.0 if part in EXTRA else candidate[name] for name in ("export_s", "measure_s")}
             remember(*place, partial(dict, {"figures": figures, **took}))

@@ -170,7 +170,7 @@ def test_measurements_of_others_come_into_the_main_commands_folder(
 ) -> None:
     job = open_shared(tmp_path / "main", task)
     search(job, RECIPE, {"cpu": None})  # type: ignore[dict-item]
-    kept = list((tmp_path / "main" / "candidates").glob("*/measurements/cpu.json"))
+    kept = list((tmp_path / "main" / "candidates").glob("*/measurements/cpu.size_kb.json"))
     assert len(kept) == len({t.user_attrs["candidate"]["id"] for t in all_trials(storage)})
 
 

@@ -256,6 +256,14 @@ def test_a_limit_on_another_quantity_measures_that_alone(folder: Path, finished:
     assert done == {"memory cpu": 2 * len(measured(finished))}
 
 
+def test_a_first_limit_on_latency_times_what_only_sizes_were_known_of(folder: Path, finished: Path) -> None:
+    """Sizes alone are known of candidates until a budget asks for more, whoever told them."""
+    done = run(folder, BASE.replace("size_kb: 10", "size_kb: 10, latency_ms: 5"))
+    check_trained(folder, finished, done)
+    assert done["timed cpu"] == 2 * len(measured(finished))
+    assert done.keys() <= {"timed cpu", "ladder cpu"}
+
+
 def test_another_target_is_measured_there_and_nothing_is_trained(folder: Path, finished: Path) -> None:
     done = run(folder, BASE.replace("  best:", "  other: {target: twin, size_kb: 10}\n  best:") + TWIN)
     assert done.keys() == {"ladder twin", "timed twin", "memory twin"}
