@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 from benchmark.channel import ProcessChannel, check_feeds, count_cores
 from benchmark.host import host_fingerprint
 from benchmark.node import INSTALL, Inputs, find_package, fingerprint, js_folder, modules_folder
-from benchmark.types import Target
+from benchmark.types import TIMED, Target
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--disable-gpu", "--disable-dev-shm-usage", "--disable-background-timer-throttling")
@@ -82,6 +82,16 @@ def flags() -> list[str]:
 @cache
 def browser_version(path: str) -> str:
     return subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def find_meter(target: Target) -> str:
+    """Only means over a long window are sound where the browser is slowed down."""
+    return "direct" if target.options.get("slowdown") else "paired"
+
+
+def find_answers(target: Target) -> frozenset[str]:
+    """The limits that may be asked for."""
+    return TIMED - {"latency_p95_ms"} if target.options.get("slowdown") else TIMED
 
 
 def find_missing(target: Target) -> str | None:

@@ -1,4 +1,4 @@
-"""Instructions of a model file on an emulated core: counted, not timed. Emulated time is never a figure."""
+"""What a model file takes on an emulated core: instructions, counted and not timed. Emulated time is never a figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from benchmark.footprint import measure_size
 from benchmark.models import check_model
 from benchmark.opened import Opened
-from benchmark.targets import provenance_of
+from benchmark.targets import can_answer, provenance_of
 from benchmark.types import Measurement
 
 
@@ -19,8 +19,12 @@ class CountMeter(Opened):
     """Counts what one inference executes on `target`; a context manager that ends its channel."""
 
     def quickly(self, model: Path) -> list[Measurement]:
-        """size_kb, and instructions_m where the target counts."""
-        return [measure_size(model, self._target), self.count(model)]
+        """size_kb, and instructions_m where the target counts; elsewhere it is run to see that it does. Raises
+        ValueError for a file that does not run there, WorkerDied."""
+        if "instructions_m" in can_answer(self._target):
+            return [measure_size(model, self._target), self.count(model)]
+        self._channel.ask("run", check_model(Path(model)))
+        return [measure_size(model, self._target)]
 
     def settle(self, models: Sequence[Path]) -> list[list[Measurement]]:
         return [self.quickly(model) for model in models]

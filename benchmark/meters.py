@@ -32,7 +32,7 @@ class Meter(Protocol):
 
 def needs_ladder(target: Target) -> bool:
     """Whether figures of this target are paired with references, which are measured once."""
-    return TRANSPORTS[target.transport].meter == "paired" and not target.options.get("slowdown")
+    return TRANSPORTS[target.transport].meter(target) == "paired"
 
 
 def open_meter(
@@ -44,5 +44,5 @@ def open_meter(
     """Raises ValueError where the target cannot be measured from here."""
     if needs_ladder(target):
         return Bench(target, references, feeds, ladder=ladder)
-    counts = TRANSPORTS[target.transport].meter == "counted"
+    counts = TRANSPORTS[target.transport].meter(target) == "counted"
     return CountMeter(target, feeds) if counts else DirectMeter(target, feeds)

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.c_runner import open_here, tools_folder
 from benchmark.channel import ProcessChannel, check_feeds, count_cores
-from benchmark.emulated import open_here, tools_folder
 from benchmark.host import host_fingerprint
 from benchmark.inputs import make_inputs
 from benchmark.types import Target

@@ -1,7 +1,8 @@
 """A machine reached by ssh: runner, inputs and models are copied there, measured there, and removed again.
 
-The runner is this package's own worker, sent as it is; the device needs Python with numpy and onnxruntime. What
-authenticates is the user's own ssh configuration. A host key that is not known is refused, with the line that adds it.
+`runner: python` sends this package's own worker, as it is; the device needs Python with numpy and onnxruntime.
+`runner: c` sends a small program with all it needs (`benchmark.c_runner`). What authenticates is the user's own ssh
+configuration. A host key that is not known is refused, with the line that adds it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from benchmark.channel import ProcessChannel, WorkerDied, check_feeds
+from benchmark.device import DeviceChannel, Reply, find_lacking_for
 from benchmark.models import hash_model
 from benchmark.types import Target
 
@@ -35,15 +38,46 @@ SERVE = (
 )
 
 
+class SshShell:
+    """Commands on another machine, through one connection for all of them."""
+
+    def __init__(self, target: Target):
+        self.where = say_where(target)
+        self._name = target.name
+        self._sockets = tempfile.TemporaryDirectory(prefix="ssh-")
+        self.words = ["ssh", *say_options(target, Path(self._sockets.name)), self.where]
+
+    def run(self, command: str, data: bytes = b"", limit_s: float = COPY_S) -> Reply:
+        """Raises WorkerDied where the machine is not reached, or gives no answer in time."""
+        try:
+            done = subprocess.run([*self.words, command], input=data, capture_output=True, timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            raise WorkerDied(f"{self._name}: {self.where} did not answer within {limit_s:g} s.") from None
+        reply = Reply(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+        if reply.code == LOST:
+            raise WorkerDied(f"{self._name}: {self.where}: {reply.last}")
+        return reply
+
+    def send(self, folder: str, files: Mapping[str, bytes]) -> Reply:
+        return self.run(f"mkdir -p {folder} && tar -xf - -C {folder}", pack(files))
+
+    def hold(self, command: str) -> subprocess.Popen[bytes]:
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen([*self.words, command], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
+
+    def close(self) -> None:
+        subprocess.run([*self.words[:-1], "-O", "exit", self.where], capture_output=True, check=False)
+        self._sockets.cleanup()
+
+
 class SshChannel(ProcessChannel):
-    """A worker on another machine, spoken to through ssh's own pipes."""
+    """A Python worker on another machine, spoken to through ssh's own pipes."""
 
     def __init__(self, target: Target, feeds: Path | None):
         options = target.options
-        self._name, self._where, self._feeds = target.name, say_where(target), feeds
+        self._name, self._feeds = target.name, feeds
         self._python = str(options.get("python", "python3"))
-        self._sockets = tempfile.TemporaryDirectory(prefix="ssh-")
-        self._ssh = ["ssh", *say_options(target, Path(self._sockets.name)), self._where]
+        self._shell = SshShell(target)
         self._settings = {"threads": options.get("threads", 1), "batch": options.get("batch", 1)}
         self._folder, self._sent = "", dict[str, str]()
         self._facts: dict[str, Any] = {}
@@ -60,7 +94,7 @@ class SshChannel(ProcessChannel):
             return super().ask(do, there, **request)
         except WorkerDied as problem:
             self._forget()
-            raise WorkerDied(f"{problem} ({self._name}, {self._where})") from None
+            raise WorkerDied(f"{problem} ({self._name}, {self._shell.where})") from None
         except ValueError as problem:
             raise ValueError(str(problem).replace(str(there), str(model))) from None
 
@@ -75,16 +109,15 @@ class SshChannel(ProcessChannel):
 
     def close(self) -> None:
         self.restart()
-        subprocess.run([*self._ssh[:-1], "-O", "exit", self._where], capture_output=True, check=False)
-        self._sockets.cleanup()
+        self._shell.close()
 
     def _prepare(self) -> None:
         """A folder there with the runner and the inputs."""
-        made = self._run("umask 077 && d=$(mktemp -d) && tar -xf - -C $d && echo $d", pack(self._feeds))
+        made = self._run("umask 077 && d=$(mktemp -d) && tar -xf - -C $d && echo $d", pack(worker_files(self._feeds)))
         self._folder = made.decode().strip().splitlines()[-1]
         settings = {**self._settings, "feeds": f"{self._folder}/feeds.npz" if self._feeds else None}
         serve = SERVE.format(folder=self._folder, python=self._python, settings=shlex.quote(json.dumps(settings)))
-        self._command = [*self._ssh, f"sh -c {shlex.quote(serve)}"]
+        self._command = [*self._shell.words, f"sh -c {shlex.quote(serve)}"]
 
     def _send(self, model: Path) -> str:
         """Its path there, copied once in the life of the folder."""
@@ -97,43 +130,52 @@ class SshChannel(ProcessChannel):
 
     def _run(self, command: str, data: bytes) -> bytes:
         try:
-            done = subprocess.run([*self._ssh, command], input=data, capture_output=True, timeout=COPY_S)
-        except subprocess.TimeoutExpired:
-            raise WorkerDied(f"{self._name}: {self._where} did not answer within {COPY_S} s.") from None
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
-            last = said.splitlines()[-1] if said else f"code {done.returncode}"
+            reply = self._shell.run(command, data)
+        except WorkerDied:
             self._forget()
-            raise WorkerDied(f"{self._name}: {self._where}: {last}")
-        return done.stdout
+            raise
+        if reply.code:
+            self._forget()
+            raise WorkerDied(f"{self._name}: {self._shell.where}: {reply.last}")
+        return reply.out
 
     def _forget(self) -> None:
         """Remove the folder there, where it is still to be reached."""
         folder, self._folder, self._sent = self._folder, "", {}
         if folder:
-            command = [*self._ssh, f"rm -rf {folder}"]
-            subprocess.run(command, capture_output=True, check=False, timeout=2 * CONNECT_S)
+            with suppress(WorkerDied):
+                self._shell.run(f"rm -rf {folder}", limit_s=2 * CONNECT_S)
 
 
-def open_ssh(target: Target, feeds: Path | None) -> SshChannel:
-    """The channel of `ssh`; options `host` (also user@host), `user`, `port`, `identity`, `known_hosts`, `python`,
-    `threads`, `batch`. ValueError for feeds it cannot read."""
+def open_ssh(target: Target, feeds: Path | None) -> SshChannel | DeviceChannel:
+    """The channel of `ssh`; options `host` (also user@host), `user`, `port`, `identity`, `known_hosts`, `runner`,
+    `python` or `machine` and `launcher` (words before the C runner), `threads`, `batch`. ValueError for feeds it cannot
+    read."""
     if feeds is not None:
         check_feeds(feeds)
+    if target.options.get("runner") == "c":
+        return DeviceChannel(SshShell(target), target, feeds, room="/tmp")
     return SshChannel(target, feeds)
 
 
-def pack(feeds: Path | None) -> bytes:
-    """A tar of the runner as a package of its own, and the inputs."""
+def find_meter(target: Target) -> str:
+    """A worker there can hold a reference beside a model; the C runner times one model at a time."""
+    return "direct" if target.options.get("runner") == "c" else "paired"
+
+
+def worker_files(feeds: Path | None) -> dict[str, bytes]:
+    """The runner as a package of its own, and the inputs."""
     files = {f"benchmark/{name}": (resources.files("benchmark") / name).read_bytes() for name in SENT}
-    files["benchmark/__init__.py"] = b""
-    if feeds is not None:
-        files["feeds.npz"] = feeds.read_bytes()
+    return files | {"benchmark/__init__.py": b""} | ({"feeds.npz": feeds.read_bytes()} if feeds is not None else {})
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """A tar of them."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, data in files.items():
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(data), 0o600
+            entry.size, entry.mode = len(data), 0o700
             tar.addfile(entry, io.BytesIO(data))
     return packed.getvalue()
 
@@ -163,15 +205,17 @@ def find_missing(target: Target) -> str | None:
         return "it needs ssh: sudo apt-get install openssh-client"
     if not target.options.get("host"):
         return f"it has no host; write targets: {{{target.name}: {{transport: ssh, host: user@machine}}}}"
-    python = str(target.options.get("python", "python3"))
-    # not imported: onnxruntime leaves a file of its own among the temporary ones
-    asked = f'{python} -c \'from importlib.metadata import version; version("numpy"), version("onnxruntime")\''
-    code, said = ask_once("ssh", *say_options(target), say_where(target), asked)
+    by_c = target.options.get("runner") == "c"
+    asked = "uname -m" if by_c else ask_python(target)
+    code, said, out = ask_once("ssh", *say_options(target), say_where(target), asked)
     if code == 0:
-        return None
+        return find_lacking_for(target, out.strip()) if by_c else None
     last = (said.splitlines() or [f"code {code}"])[-1].strip()
     if code != LOST:
-        return f"{say_where(target)} has no Python with numpy and onnxruntime ({last}): pip install numpy onnxruntime"
+        return (
+            f"{say_where(target)} has no Python with numpy and onnxruntime ({last}): pip install numpy onnxruntime, "
+            f"or runner: c in the target's options, which needs none"
+        )
     if "Host key verification failed" in said:
         host, port = say_where(target).rpartition("@")[2], target.options.get("port")
         known = target.options.get("known_hosts", "~/.ssh/known_hosts")
@@ -182,11 +226,17 @@ def find_missing(target: Target) -> str | None:
     return f"{say_where(target)} cannot be reached: {last.rstrip('.')}"
 
 
+def ask_python(target: Target) -> str:
+    """Not imported: onnxruntime leaves a file of its own among the temporary ones."""
+    python = str(target.options.get("python", "python3"))
+    return f'{python} -c \'from importlib.metadata import version; version("numpy"), version("onnxruntime")\''
+
+
 @cache
-def ask_once(*command: str) -> tuple[int, str]:
-    """Exit code and error output of a log-in; every meter of a run would make it again."""
+def ask_once(*command: str) -> tuple[int, str, str]:
+    """Exit code, errors and output of a log-in; every meter of a run would make it again."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=4 * CONNECT_S, errors="replace")
     except subprocess.TimeoutExpired:
-        return LOST, "it does not answer"
-    return done.returncode, done.stderr.strip()
+        return LOST, "it does not answer", ""
+    return done.returncode, done.stderr.strip(), done.stdout

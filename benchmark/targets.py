@@ -12,81 +12,85 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from benchmark import browser, emulated, node, ssh
+from benchmark import adb, browser, emulated, node, ssh
+from benchmark.c_runner import MACHINES
 from benchmark.channel import Channel, count_cores, open_local
-from benchmark.types import Target
+from benchmark.types import TIMED, Target
 
-TIMED = frozenset({"latency_ms", "latency_p95_ms", "size_kb"})
+DEVICE_OPTIONS = frozenset({"threads", "batch", "runner", "machine", "launcher"})
+
+CHOICES = {"runner": ("python", "c"), "machine": tuple(MACHINES)}
 
 
 @dataclass(frozen=True)
 class Transport:
-    """`open(target, feeds)`: the channel. `meter`: how figures are taken (`benchmark.meters`): "paired", "direct" or
-    "counted". `answers`: the limits that may be asked for. `design_points`: how many models are measured to predict
-    others from, fewer where each takes long. `missing(target)`: why it cannot be used from here, with the command that
-    installs what lacks; None where it can. `provenance(target)`: what its figures are."""
+    """`open(target, feeds)`: the channel. `meter(target)`: how figures are taken (`benchmark.meters`): "paired",
+    "direct" or "counted". `answers(target)`: the limits that may be asked for. `design_points`: how many models are
+    measured to predict others from, fewer where each takes long. `missing(target)`: why it cannot be used from here,
+    with the command that installs what lacks; None where it can. `provenance(target)`: what its figures are."""
 
-    open: Callable[[Target, Path | None], Channel] | None
-    meter: str
-    answers: frozenset[str]
+    open: Callable[[Target, Path | None], Channel]
+    meter: Callable[[Target], str]
+    answers: Callable[[Target], frozenset[str]]
     options: frozenset[str]
     missing: Callable[[Target], str | None]
     provenance: Callable[[Target], str]
     design_points: int = 20
 
 
-def nothing_missing(target: Target) -> str | None:
-    return None
+def always(what: Any) -> Callable[[Target], Any]:
+    """The same, whatever the options."""
+    return lambda target: what
 
 
 TRANSPORTS: dict[str, Transport] = {
     "local": Transport(
         open=open_local,
-        meter="paired",
-        answers=TIMED | {"memory_mb"},
+        meter=always("paired"),
+        answers=always(TIMED | {"memory_mb"}),
         options=frozenset({"threads", "batch"}),
         missing=count_cores,
-        provenance=lambda target: "measured:host",
+        provenance=always("measured:host"),
     ),
     "emulated": Transport(
         open=emulated.open_emulated,
-        meter="counted",
-        answers=frozenset({"instructions_m", "size_kb"}),
+        meter=always("counted"),
+        answers=emulated.find_answers,
         options=frozenset({"core", "batch"}),
         missing=emulated.find_missing,
-        provenance=lambda target: "counted:emulated-isa",
+        provenance=always("counted:emulated-isa"),
     ),
     "browser": Transport(
         open=browser.open_browser,
-        meter="paired",
-        answers=TIMED,
+        meter=browser.find_meter,
+        answers=browser.find_answers,
         options=frozenset({"threads", "batch", "slowdown"}),
         missing=browser.find_missing,
         provenance=browser.provenance,
     ),
     "node": Transport(
         open=node.open_node,
-        meter="paired",
-        answers=TIMED,
+        meter=always("paired"),
+        answers=always(TIMED),
         options=frozenset({"threads", "batch"}),
         missing=node.find_missing,
-        provenance=lambda target: "measured:host",
+        provenance=always("measured:host"),
     ),
     "ssh": Transport(
         open=ssh.open_ssh,
-        meter="paired",
-        answers=TIMED | {"memory_mb"},
-        options=frozenset({"threads", "batch", "host", "user", "port", "python", "identity", "known_hosts"}),
+        meter=ssh.find_meter,
+        answers=always(TIMED | {"memory_mb"}),
+        options=frozenset({"host", "user", "port", "identity", "known_hosts", "python", *DEVICE_OPTIONS}),
         missing=ssh.find_missing,
-        provenance=lambda target: "measured:device",
+        provenance=always("measured:device"),
     ),
     "adb": Transport(
-        open=None,
-        meter="direct",
-        answers=TIMED | {"memory_mb"},
-        options=frozenset({"threads", "batch", "serial"}),
-        missing=nothing_missing,
-        provenance=lambda target: "measured:device",
+        open=adb.open_adb,
+        meter=always("direct"),
+        answers=always(TIMED | {"memory_mb"}),
+        options=frozenset({"serial", "server_port", *DEVICE_OPTIONS}) - {"runner"},
+        missing=adb.find_missing,
+        provenance=always("measured:device"),
         design_points=14,
     ),
 }
@@ -109,8 +113,7 @@ PRESETS: dict[str, Target] = {
 
 def can_answer(target: Target) -> frozenset[str]:
     """The budget limits this target can be asked for."""
-    answers = TRANSPORTS[target.transport].answers
-    return answers - {"latency_p95_ms"} if target.options.get("slowdown") else answers  # only means are sound there
+    return TRANSPORTS[target.transport].answers(target)
 
 
 def design_points(target: Target) -> int:
@@ -125,19 +128,16 @@ def provenance_of(target: Target) -> str:
 
 def unavailable(target: Target) -> str | None:
     """Why `target` cannot be measured from here, in one line, or None where it can."""
-    transport = TRANSPORTS[target.transport]
-    if transport.open is None:
-        return f"{target.name} is skipped: this version has no transport {target.transport!r}."
-    why = transport.missing(target)
+    why = TRANSPORTS[target.transport].missing(target)
     return None if why is None else f"{target.name} is skipped: {why}."
 
 
 def open_channel(target: Target, feeds: Path | None = None) -> Channel:
     """Raises ValueError where the target cannot be measured from here, or for feeds that cannot be read."""
-    reason, opener = unavailable(target), TRANSPORTS[target.transport].open
-    if reason is not None or opener is None:
+    reason = unavailable(target)
+    if reason is not None:
         raise ValueError(reason)
-    return opener(target, feeds)
+    return TRANSPORTS[target.transport].open(target, feeds)
 
 
 def resolve_target(name: str, options: Mapping[str, Any] | None = None) -> Target:
@@ -173,6 +173,8 @@ def _check_options(target: Target) -> None:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if option in {"threads", "batch"} and not (whole and value >= 1):
             raise ValueError(f"{option} of target {target.name!r} must be a whole number of at least 1. Got {value!r}.")
+        if option in CHOICES and value not in CHOICES[option]:
+            raise ValueError(_say_unknown(f"{option} of target {target.name!r}", value, frozenset(CHOICES[option])))
 
 
 def _say_unknown(what: str, found: object, valid: Mapping[str, Any] | frozenset[str]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+TIMED = frozenset({"latency_ms", "latency_p95_ms", "size_kb"})  # limits that a stopwatch and a file answer
+
 
 @dataclass(frozen=True)
 class Target:

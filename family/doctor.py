@@ -135,14 +135,13 @@ def examine_extra(name: str) -> dict[str, Any]:
 
 def examine_targets() -> dict[str, dict[str, Any]]:
     """Per preset: transport, usable, why not, the limits it answers, and which of its needs are missing."""
-    from benchmark import PRESETS, TRANSPORTS, can_answer, unavailable
+    from benchmark import PRESETS, can_answer, unavailable
 
     found = {}
     for name, target in PRESETS.items():
         why = unavailable(target)
         found[name] = {
             "transport": target.transport,
-            "transport_exists": TRANSPORTS[target.transport].open is not None,
             "usable": why is None,
             "why": why,
             "answers": sorted(can_answer(target)),
@@ -208,17 +207,13 @@ def format_target(name: str, target: Mapping[str, Any]) -> list[str]:
 
 
 def format_installs(targets: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What targets lack, each once; apart, what would help only a version that has their transport."""
-    now: dict[str, list[str]] = {}
-    later: dict[str, list[str]] = {}
+    """What targets lack, each once."""
+    lines: dict[str, list[str]] = {}
     for name, target in targets.items():
         for missing in target["missing"]:
             need = missing["needs"].split("|")[0].removeprefix("npm:")
-            lines = now if target["transport_exists"] else later
             lines.setdefault(f"  {need} is not installed: {missing['install']}", []).append(name)
-    said = [f"{line}   (for {', '.join(names)})" for line, names in now.items()]
-    ahead = [f"{line}   (for {', '.join(names)})" for line, names in later.items()]
-    return said + (["  needed once this version has those transports:", *ahead] if ahead else [])
+    return [f"{line}   (for {', '.join(names)})" for line, names in lines.items()]
 
 
 def format_extra(name: str, extra: Mapping[str, Any]) -> str:

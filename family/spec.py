@@ -245,7 +245,15 @@ class TargetSpec(Part):
     """Private key file; otherwise as ssh is set up."""
     known_hosts: str | None = None
     """File of host keys that are trusted; otherwise the user's own."""
+    runner: str | None = None
+    """python, or c where the device has none."""
+    machine: str | None = None
+    """What the C runner is built for; otherwise what the device says it is."""
+    launcher: str | None = None
+    """Words before the C runner, such as `taskset f0`."""
     serial: str | None = None
+    server_port: Count | None = None
+    """Of adb's server, where it is not the usual one."""
 
 
 class DistillSpec(Part):

@@ -1,12 +1,14 @@
 """Arm cores under the real emulator, with the real aarch64 runtime; skipped where they are not installed."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from test_benchmark_timing import write_mlp
 
-from benchmark import WorkerDied, emulated, open_meter, resolve_target, unavailable
+from benchmark import WorkerDied, c_runner, emulated, open_meter, resolve_target, unavailable
+from benchmark.c_runner import open_here, plan_outputs, tensor_files
 from benchmark.emulated import CORES, run_emulated
 
 MISSING = unavailable(resolve_target("cortex-a53"))
@@ -21,14 +23,14 @@ def model(tmp_path_factory):
 def inputs_of(model, rows):
     from benchmark.inputs import make_inputs
 
-    return make_inputs(emulated.open_here(model).get_inputs(), rows, None, strict=True)
+    return make_inputs(open_here(model).get_inputs(), rows, None, strict=True)
 
 
 @needs_emulator
 @pytest.mark.parametrize("core", CORES)
 def test_every_core_gives_what_this_machine_gives(model, core):
     inputs = inputs_of(model, 4)
-    (expected,) = emulated.open_here(model).run(None, inputs)
+    (expected,) = open_here(model).run(None, inputs)
     (found,) = run_emulated(core, model, inputs, runs=2).outputs.values()
     assert found == pytest.approx(expected, abs=1e-5)
 
@@ -76,15 +78,14 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, model):
     wrong = tmp_path / "model.onnx"
     wrong.write_bytes(model.read_bytes()[:100])
     with pytest.raises(Exception, match=r"model\.onnx"):
-        emulated.start(emulation_of(wrong, tmp_path, model), wrong)
+        emulated.start(emulation_of(wrong, tmp_path, model), wrong, tmp_path)
 
 
 def emulation_of(wrong, folder, model):
     inputs = inputs_of(model, 1)
-    tensors = emulated.write_tensors(folder, inputs, emulated.plan_outputs(model, inputs))
-    root = str(emulated.make_root("cortex-a53"))
-    words = [str(emulated.find_library()), str(wrong), str(tensors), str(folder / "output"), "1", "0", "1"]
-    return ["qemu-aarch64", "-cpu", "cortex-a53", "-L", root, str(emulated.build_runner()), *words]
+    for name, data in tensor_files(inputs, plan_outputs(model, inputs)).items():
+        (folder / name).write_bytes(data)
+    return [*emulated.emulator("cortex-a53"), str(wrong), "tensors", "output", "1", "0", "1"]
 
 
 @needs_emulator
@@ -108,8 +109,10 @@ def test_without_the_emulator_it_says_what_to_install(monkeypatch):
 
 def test_without_the_runtime_it_says_how_to_fetch_it(monkeypatch, tmp_path):
     monkeypatch.setattr(emulated.shutil, "which", lambda name: name)
-    monkeypatch.setattr(emulated, "ARM_LIBRARIES", tmp_path)
-    (tmp_path / emulated.NEEDED[0]).touch()
+    arm = replace(c_runner.MACHINES["aarch64"], libraries=tmp_path)
+    monkeypatch.setitem(c_runner.MACHINES, "aarch64", arm)
+    for name in arm.needed:
+        (tmp_path / name).touch()
     monkeypatch.setenv("STUDENT_FAMILY_CACHE", str(tmp_path / "nothing"))
     said = unavailable(resolve_target("cortex-a72"))
     assert said is not None
@@ -124,7 +127,7 @@ def test_the_device_says_which_machine_it_is():
 
 
 def test_time_is_never_told(model):
-    with pytest.raises(ValueError, match="can be asked to count"):
+    with pytest.raises(ValueError, match="can be asked what a model takes or gives"):
         emulated.EmulatedChannel("cortex-a53", 1, None).ask("time", model, seconds=1)
     assert "latency_ms" not in resolve_answers("cortex-a53")
 

@@ -10,7 +10,7 @@ import pytest
 from test_benchmark_timing import write_mlp
 
 from benchmark import Bench, WorkerDied, browser, can_answer, node, open_meter, resolve_target, unavailable
-from benchmark.emulated import open_here
+from benchmark.c_runner import open_here
 from benchmark.inputs import make_inputs
 from benchmark.targets import open_channel
 

@@ -4,7 +4,7 @@
  *
  * TENSORS is a text file with a line per tensor: "in NAME TYPE D0,D1,… FILE" (TYPE as in ONNX, FILE of raw values) and
  * "out NAME BYTES". The outputs of the last run are written to OUTPUT, one after the other. One line of JSON is printed:
- * version, milliseconds of loading and of every run, peak resident kilobytes. After the warm-up and after every run it
+ * version, milliseconds of loading and of every run, resident kilobytes at their peak before and after loading. After the warm-up and after every run it
  * calls getppid, which a counter of instructions takes as a mark.
  *
  * onnxruntime's table of functions only ever grows at its end, so that the few places used here need no header.
@@ -131,6 +131,9 @@ int main(int count, char **words) {
     api = base->get_api(API_VERSION);
     if (!api) fail(words[1], "is older than onnxruntime 1.16");
     void *env, *options, *session;
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    long base_kb = usage.ru_maxrss;
     double start = now_ms();
     check(((void *(*)(int, const char *, void **))api[CREATE_ENV])(WARNINGS_OFF, "run", &env), "env");
     check(((void *(*)(void **))api[CREATE_SESSION_OPTIONS])(&options), "options");
@@ -149,10 +152,9 @@ int main(int count, char **words) {
         syscall(SYS_getppid);
     }
     write_outputs(words[4]);
-    struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    printf("{\"onnxruntime\": \"%s\", \"load_ms\": %.4f, \"peak_kb\": %ld, \"times_ms\": [", base->get_version(), load_ms,
-           usage.ru_maxrss);
+    printf("{\"onnxruntime\": \"%s\", \"load_ms\": %.4f, \"base_kb\": %ld, \"peak_kb\": %ld, \"times_ms\": [",
+           base->get_version(), load_ms, base_kb, usage.ru_maxrss);
     for (int i = 0; i < runs; i++) printf("%s%.6f", i ? ", " : "", times[i]);
     printf("]}\n");
     return 0;

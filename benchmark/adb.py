@@ -1,0 +1,118 @@
+"""An Android device reached by its own client, adb: the C runner is pushed there and times.
+
+Experimental: not yet seen on a phone, only the real client against a stand-in for the device. The device's shell may be
+plain: the exit code is printed, and read from what is printed. adb's server is the user's; none is started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmark.channel import WorkerDied, check_feeds
+from benchmark.device import DeviceChannel, Reply, find_lacking_for
+from benchmark.types import Target
+
+ROOM = "/data/local/tmp"
+COPY_S = 300
+CODE, ERRORS = "--exit-code", "--errors"
+
+
+class AdbShell:
+    """Commands on a device, by adb."""
+
+    def __init__(self, target: Target):
+        self.where = str(target.options.get("serial", "the device"))
+        self._name = target.name
+        self._words = ["adb", *say_options(target)]
+
+    def run(self, command: str, data: bytes = b"", limit_s: float = COPY_S) -> Reply:
+        """Raises WorkerDied where the device is not reached, or gives no answer in time."""
+        kept = f"{ROOM}/.student-family-errors-$$"
+        order = f"( {command} ) 2> {kept}; echo; echo {CODE} $?; echo {ERRORS}; cat {kept}; rm -f {kept}"
+        done = self._call("exec-out", order, limit_s=limit_s)
+        out, mark, rest = done.stdout.rpartition(f"\n{CODE} ".encode())
+        if not mark:
+            raise WorkerDied(f"{self._name}: {self.where}: {last_of(done)}")
+        code, _, errors = rest.decode(errors="replace").partition(f"\n{ERRORS}\n")
+        return Reply(int(code), out, errors)
+
+    def send(self, folder: str, files: Mapping[str, bytes]) -> Reply:
+        """Under ROOM, every file executable."""
+        made = self.run(f"mkdir -p {folder}")
+        if made.code:
+            return made
+        with tempfile.TemporaryDirectory(prefix="adb-") as name:
+            for file, data in files.items():
+                (Path(name) / file).write_bytes(data)
+                (Path(name) / file).chmod(0o700)
+            done = self._call("push", *(str(Path(name) / file) for file in files), folder, limit_s=COPY_S)
+        return Reply(done.returncode, b"", last_of(done))
+
+    def hold(self, command: str) -> subprocess.Popen[bytes]:
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen([*self._words, "shell", command], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
+
+    def close(self) -> None:
+        """adb's own server is the user's."""
+
+    def _call(self, *words: str, limit_s: float) -> subprocess.CompletedProcess[bytes]:
+        try:
+            return subprocess.run([*self._words, *words], capture_output=True, timeout=limit_s, check=False)
+        except subprocess.TimeoutExpired:
+            raise WorkerDied(f"{self._name}: {self.where} did not answer within {limit_s:g} s.") from None
+
+
+def open_adb(target: Target, feeds: Path | None) -> DeviceChannel:
+    """The channel of `adb`; options `serial`, `server_port`, `machine`, `launcher` (words before the runner, such as
+    `taskset f0` for the fast cores), `threads`, `batch`. ValueError for feeds it cannot read."""
+    if feeds is not None:
+        check_feeds(feeds)
+    return DeviceChannel(AdbShell(target), target, feeds, room=ROOM)
+
+
+def say_options(target: Target) -> list[str]:
+    options = target.options
+    words = ["-P", str(options["server_port"])] if "server_port" in options else []
+    return [*words, *(["-s", str(options["serial"])] if "serial" in options else [])]
+
+
+def find_missing(target: Target) -> str | None:
+    """Why no device can be used from here."""
+    if shutil.which("adb") is None:
+        return "it needs adb: sudo apt-get install adb"
+    port = find_port(target)
+    if not is_listening(port):
+        return f"adb's server does not run on port {port}: adb start-server"
+    words = ["adb", *say_options(target), "shell", "uname -m"]
+    try:
+        done = subprocess.run(words, capture_output=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return "adb did not answer within 60 s"
+    if done.returncode:
+        return f"adb reaches no device ({last_of(done)}); `adb devices` must list it as `device`"
+    return find_lacking_for(target, done.stdout.decode(errors="replace").strip())
+
+
+def find_port(target: Target) -> int:
+    """Where adb's server listens: option `server_port`, adb's own variable, or its default."""
+    return int(target.options.get("server_port", os.environ.get("ANDROID_ADB_SERVER_PORT", 5037)))
+
+
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def last_of(done: subprocess.CompletedProcess[bytes]) -> str:
+    said = (done.stderr or done.stdout).decode(errors="replace").strip()
+    last = (said.splitlines() or [f"it ended with code {done.returncode}"])[-1]
+    return last.removeprefix("adb: ").removeprefix("error: ")
