@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -61,8 +60,9 @@ class Reply:
 
     @property
     def last(self) -> str:
-        """The last that was said of what went wrong."""
-        return (self.err.strip().splitlines() or [f"it ended with code {self.code}"])[-1]
+        """The last that was said of what went wrong; tar ends with a line that tells nothing."""
+        lines = [line for line in self.err.strip().splitlines() if not line.endswith("due to previous errors")]
+        return (lines or [f"it ended with code {self.code}"])[-1]
 
 
 class Shell(Protocol):
@@ -160,7 +160,8 @@ class DeviceChannel:
         runner = " ".join(bundled_words(self._machine(), self._folder))
         threads = int(self._target.options.get("threads", 1))
         words = f"model.onnx tensors output {runs} {warm_up} {threads}"
-        command = f"cd {self._place(model)} && {self._launcher} {runner} {words}"
+        # onnxruntime leaves a file among temporary ones
+        command = f"cd {self._place(model)} && TMPDIR={self._folder} {self._launcher} {runner} {words}"
         reply = self._shell.run(command, limit_s=SESSION_S + 20 * seconds)
         if reply.code == NOT_RUN:
             raise ValueError(f"{model} does not run on {self._target.name}: {reply.last}")
@@ -180,9 +181,8 @@ class DeviceChannel:
             self._sent.add(digest)
 
     def _open_folder(self) -> None:
-        folder = f"{self._room}/student-family-{secrets.token_hex(8)}"
-        self._order(f"mkdir -m 700 {folder}")
-        self._folder = folder
+        made = self._order(f"umask 077; mktemp -d {self._room}/student-family-XXXXXXXX").out.decode().split()
+        self._folder = folder = made[-1]
         trap = f"trap {shlex.quote(f'rm -rf {folder}')} EXIT HUP TERM; cat > /dev/null"
         self._holder = self._shell.hold(f"sh -c {shlex.quote(trap)}")
         self._send(folder, bundle(self._machine()))

@@ -154,7 +154,7 @@ def open_ssh(target: Target, feeds: Path | None) -> SshChannel | DeviceChannel:
     if feeds is not None:
         check_feeds(feeds)
     if target.options.get("runner") == "c":
-        return DeviceChannel(SshShell(target), target, feeds, room="/tmp")
+        return DeviceChannel(SshShell(target), target, feeds, room="${TMPDIR:-/tmp}")
     return SshChannel(target, feeds)
 
 

@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 import benchmark
 from family import doctor as room
 from family.doctor import doctor, examine, find_missing, format_findings
