@@ -7,6 +7,7 @@ from benchmark.host import host, host_fingerprint
 from benchmark.intervals import join_ratios
 from benchmark.meters import Meter, needs_ladder, open_meter
 from benchmark.predict import Predictor, fit, predict, predictor_from_dict, predictor_to_dict
+from benchmark.profile import Profile, calibrate, count_features, read_profile, write_profile
 from benchmark.serial import measurement_from_dict, measurement_to_dict
 from benchmark.targets import (
     PRESETS,
@@ -27,9 +28,12 @@ __all__ = [
     "Measurement",
     "Meter",
     "Predictor",
+    "Profile",
     "Target",
     "WorkerDied",
+    "calibrate",
     "can_answer",
+    "count_features",
     "design_points",
     "fit",
     "host",
@@ -45,6 +49,8 @@ __all__ = [
     "predictor_from_dict",
     "predictor_to_dict",
     "provenance_of",
+    "read_profile",
     "resolve_target",
     "unavailable",
+    "write_profile",
 ]

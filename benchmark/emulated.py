@@ -133,7 +133,10 @@ def find_answers(target: Target) -> frozenset[str]:
 
 def find_missing(target: Target) -> str | None:
     """Why a core cannot be emulated here, with the command that helps."""
-    core = str(target.options.get("core"))
+    return find_missing_core(str(target.options.get("core")))
+
+
+def find_missing_core(core: str) -> str | None:
     if core not in CORES:
         return f"it has no core {core!r} to emulate; there are {', '.join(CORES)}"
     machine = CORES[core].machine

@@ -1,14 +1,15 @@
-"""How figures are taken on a target: paired with references, directly, or counted. One shape for all."""
+"""How figures are taken on a target: paired with references, directly, counted or estimated. One shape for all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmark.bench import Bench
 from benchmark.counted import CountMeter
 from benchmark.direct import DirectMeter
+from benchmark.estimated import EstimateMeter
 from benchmark.targets import TRANSPORTS
 from benchmark.types import Measurement, Target
 
@@ -18,6 +19,10 @@ class Meter(Protocol):
 
     @property
     def host(self) -> str: ...
+
+    def facts(self) -> dict[str, Any]:
+        """What measures: its fingerprint, and what it says of itself, as plain data."""
+        ...
 
     def quickly(self, model: Path) -> list[Measurement]:
         """What every candidate of a search is measured for."""
@@ -44,5 +49,9 @@ def open_meter(
     """Raises ValueError where the target cannot be measured from here."""
     if needs_ladder(target):
         return Bench(target, references, feeds, ladder=ladder)
-    counts = TRANSPORTS[target.transport].meter(target) == "counted"
-    return CountMeter(target, feeds) if counts else DirectMeter(target, feeds)
+    meters: dict[str, Callable[[Target, Path | None], Meter]] = {
+        "direct": DirectMeter,
+        "counted": CountMeter,
+        "estimated": EstimateMeter,
+    }
+    return meters[TRANSPORTS[target.transport].meter(target)](target, feeds)

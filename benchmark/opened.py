@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from benchmark.targets import open_channel
 from benchmark.types import Target
@@ -28,6 +28,10 @@ class Opened:
 
     def close(self) -> None:
         self._channel.close()
+
+    def facts(self) -> dict[str, Any]:
+        """What measures: its fingerprint, and what it says of itself, as plain data."""
+        return dict(self._channel.host())
 
     @cached_property
     def host(self) -> str:

@@ -7,12 +7,12 @@ has to be installed for it here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from benchmark import adb, browser, emulated, node, ssh
+from benchmark import adb, browser, emulated, node, profile, ssh
 from benchmark.c_runner import MACHINES
 from benchmark.channel import Channel, count_cores, open_local
 from benchmark.types import TIMED, Target
@@ -25,9 +25,10 @@ CHOICES = {"runner": ("python", "c"), "machine": tuple(MACHINES)}
 @dataclass(frozen=True)
 class Transport:
     """`open(target, feeds)`: the channel. `meter(target)`: how figures are taken (`benchmark.meters`): "paired",
-    "direct" or "counted". `answers(target)`: the limits that may be asked for. `design_points`: how many models are
-    measured to predict others from, fewer where each takes long. `missing(target)`: why it cannot be used from here,
-    with the command that installs what lacks; None where it can. `provenance(target)`: what its figures are."""
+    "direct", "counted" or "estimated". `answers(target)`: the limits that may be asked for. `design_points`: how many
+    models are measured to predict others from, fewer where each takes long. `missing(target)`: why it cannot be used
+    from here, with the command that installs what lacks; None where it can. `provenance(target)`: what its figures
+    are."""
 
     open: Callable[[Target, Path | None], Channel]
     meter: Callable[[Target], str]
@@ -93,6 +94,15 @@ TRANSPORTS: dict[str, Transport] = {
         provenance=always("measured:device"),
         design_points=14,
     ),
+    "profile": Transport(
+        open=profile.open_profile,
+        meter=always("estimated"),
+        answers=always(frozenset({"latency_ms", "size_kb"})),
+        options=frozenset({"profile"}),
+        missing=profile.find_missing,
+        provenance=always("estimated"),
+        design_points=14,
+    ),
 }
 
 PRESETS: dict[str, Target] = {
@@ -146,7 +156,7 @@ def resolve_target(name: str, options: Mapping[str, Any] | None = None) -> Targe
     Raises ValueError, listing what is valid and what is nearest, for an unknown name, transport or option.
     """
     given = dict(options or {})
-    transport = given.pop("transport", None)
+    transport = given.pop("transport", "profile" if "profile" in given else None)
     if transport is None and name not in PRESETS:
         hint = " Or give a transport: " + ", ".join(TRANSPORTS) + "."
         raise ValueError(_say_unknown("target", name, PRESETS) + hint)
@@ -159,8 +169,9 @@ def resolve_target(name: str, options: Mapping[str, Any] | None = None) -> Targe
         str(transport or (kept and kept.transport)),
         {**(kept.options if kept else {"threads": 1, "batch": 1}), **given},
     )
-    if kept is None and target.transport == "emulated":
-        target = Target(name, "emulated", {k: v for k, v in target.options.items() if k != "threads"})
+    if kept is None:
+        allowed = TRANSPORTS[target.transport].options | set(given)
+        target = replace(target, options={k: v for k, v in target.options.items() if k in allowed})
     _check_options(target)
     return target
 

@@ -17,7 +17,7 @@ from family.forecast import forecast, say_forecast
 from family.job import TEACHERS, Job, Show, open_job
 from family.progress import Stage, Watch, watch_nothing
 from family.recipe import find_recipe
-from family.records import summary_table, write_family, write_search
+from family.records import keep_hosts, summary_table, write_family, write_search
 from family.run_folder import explain_disk_trouble, hold_run, write_json
 from family.search import search
 from family.spec import Spec
@@ -65,6 +65,7 @@ def build_family(job: Job) -> Outcome:
     """Recipe, search, finals, choice, controls, records, report."""
     recipe = find_recipe(job)
     with open_benches(job) as benches:
+        keep_hosts(job, benches)
         searched = search(job, recipe.student, benches)
         finalists = finish(job, pick_finalists(job, searched, recipe.student, benches), recipe.student)
         finalists = could_win(job, finalists, recipe.student, benches)

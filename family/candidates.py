@@ -31,6 +31,7 @@ from family.run_folder import content_id, remember, write_beside, write_json
 Params = Mapping[str, Any]
 CALIBRATION_ROWS = 256
 EXTRA = {"latency_p95_ms", "memory_mb"}  # measured only where a budget asks for them
+UNKNOWN = 1e9  # in any unit
 BYTES = "size_kb"  # the only part where no budget asks for more
 
 
@@ -247,7 +248,15 @@ def violation(job: Job, costs: Mapping[str, Any]) -> float:
 
 def over_limits(figures: Mapping[str, Any], limits: Mapping[str, float]) -> float:
     """The greatest `measured / limit - 1`; ≤ 0 where all limits are kept, -1 where there are none."""
-    return max((figures[quantity]["value"] / limit - 1 for quantity, limit in limits.items()), default=-1.0)
+    return max((value_of(figures, quantity) / limit - 1 for quantity, limit in limits.items()), default=-1.0)
+
+
+def value_of(figures: Mapping[str, Any], quantity: str) -> float:
+    """What a profile cannot tell of a candidate keeps no limit."""
+    try:
+        return float(figures[quantity]["value"])
+    except KeyError:
+        return UNKNOWN
 
 
 def budgets_kept(job: Job, costs: Mapping[str, Any]) -> list[str]:
@@ -296,4 +305,4 @@ def told_cost(job: Job, costs: Mapping[str, Any], target: str) -> float:
     """The target's main cost at the cheapest precision that keeps some budget there; of all where none does."""
     cost = job.spec.main_cost(target)
     kept = [figures for limits, figures in limits_and_figures(job, costs, target) if over_limits(figures, limits) <= 0]
-    return float(min(figures[cost]["value"] for figures in kept or costs[target].values()))
+    return min(value_of(figures, cost) for figures in kept or costs[target].values())

@@ -1,4 +1,4 @@
-"""The command line: `build-family --budgets FILE`, and init, doctor, report, verify, schema, worker.
+"""The command line: `build-family --budgets FILE`, and init, doctor, report, verify, schema, worker, calibrate.
 
 Exit codes: 0 done; 1 a failure of ours; 2 mistakes in the input; 3 finished, but a budget is missed or
 skipped; 130 stopped by the user. Nothing heavy is imported before it is needed.
@@ -169,7 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def list_commands() -> str:
-    return "\n".join(f"  {name:8}{(command.__doc__ or '').strip()}" for name, command in COMMANDS.items())
+    return "\n".join(f"  {name:10}{(command.__doc__ or '').strip()}" for name, command in COMMANDS.items())
 
 
 FIRST_STEPS = (
@@ -303,6 +303,32 @@ def schema_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def calibrate_command(arguments: Sequence[str]) -> int:
+    """measure a spread of students on a device once: a profile that estimates its milliseconds from then on"""
+    parser = describe_command(calibrate_command)
+    parser.add_argument("--budgets", type=Path, required=True, metavar="FILE", help="whose students are spread")
+    parser.add_argument("--target", required=True, metavar="NAME", help="the device: a name in its targets")
+    parser.add_argument("--core", required=True, metavar="CORE", help="the emulated core it is nearest to")
+    parser.add_argument("--out", type=Path, required=True, metavar="PROFILE", help="the .json to write")
+    parser.add_argument("--students", type=read_count, default=14, metavar="N", help="to measure (default: 14)")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="working folder (default: runs/<name>-calibrate)")
+    options = parser.parse_args(arguments)
+    from family.calibrate import calibrate_device
+    from family.spec import read_spec
+
+    try:
+        spec = read_spec(options.budgets)
+        run = (options.run or Path("runs") / f"{spec.name}-calibrate").absolute()
+        made = calibrate_device(spec, options.target, options.core, options.students, run, options.out, say)
+    except Mistakes as problem:
+        return tell_mistakes(problem, options.budgets, as_json=False)
+    print(
+        f"{options.out}: profile {made.id} of {len(made.errors)} files; {100 * made.error:.1f} % off on average "
+        f"where it had not seen them, 95 % within a factor of {made.reach:.2f}"
+    )
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "init": init_command,
     "doctor": doctor_command,
@@ -310,4 +336,5 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "verify": verify_command,
     "schema": schema_command,
     "worker": worker_command,
+    "calibrate": calibrate_command,
 }

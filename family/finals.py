@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmark import Bench, Meter, measurement_to_dict
 from family import spaces
-from family.candidates import measure_untrained, over_limits
+from family.candidates import measure_untrained, over_limits, value_of
 from family.host_lock import measure_alone
 from family.job import Job, cost_limits, limits_of
 from family.progress import Stage
@@ -143,7 +143,7 @@ def cheapness(job: Job, trial: Trial, budget: Any, benches: Mapping[str, Meter])
     """By the cost that decides between equals, at the cheapest precision."""
     cost = budget.cheapest_by or job.spec.main_cost(budget.target)
     figures = measure_untrained(job, trial["params"], benches)["costs"][budget.target]
-    return float(min(f[cost]["value"] for f in figures.values()))
+    return min(value_of(one, cost) for one in figures.values())
 
 
 def noise_of(job: Job, value: float) -> float:
@@ -221,10 +221,10 @@ def is_outdone(identity: str, target: str, file: tuple[float, Any], files: Mappi
 
 def is_cheaper(costs: Mapping[str, Any], figures: Mapping[str, Any]) -> bool:
     """In every quantity; in those that a fresh measurement may change, by more than that."""
-    exact = ("static", "counted:emulated-isa")
+    exact = ("static", "counted:emulated-isa", "estimated")
     return all(
-        costs[q]["value"] * (1.0 if f["provenance"] in exact else NEAR_NOISY) <= f["value"] for q, f in figures.items()
-    ) and any(costs[q]["value"] < f["value"] for q, f in figures.items())
+        value_of(costs, q) * (1.0 if f["provenance"] in exact else NEAR_NOISY) <= f["value"] for q, f in figures.items()
+    ) and any(value_of(costs, q) < f["value"] for q, f in figures.items())
 
 
 def measure_finalists(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import Target, host_fingerprint, resolve_target, unavailable
+from benchmark import Target, host_fingerprint, read_profile, resolve_target, unavailable
 from family import spaces
 from family.errors import Mistake, Mistakes
 from family.progress import Stage, Watch, watch_nothing
@@ -139,7 +139,12 @@ def say_all(show: Show, notes: tuple[str, ...], warnings: tuple[str, ...]) -> No
 
 def open_target(spec: Spec, name: str) -> Target:
     options = spec.targets.get(name)
-    return resolve_target(name, options.model_dump(exclude_none=True) if options else None)
+    given = options.model_dump(exclude_none=True) if options else {}
+    if "profile" not in given:
+        return resolve_target(name, given)
+    path = spec.folder / given["profile"]
+    target = resolve_target(name, given | {"profile": str(path)})
+    return replace(target, options={**target.options, "id": read_profile(path).id})  # another calibration is another
 
 
 LIMITS = ("latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m", "score")

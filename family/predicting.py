@@ -123,11 +123,18 @@ def fit_students(job: Job, students: Sequence[Params], benches: Mapping[str, Met
 
     return {
         target: {
-            precision: {quantity: fit_one(target, precision, quantity) for quantity in PREDICTED & set(figures)}
-            for precision, figures in precisions.items()
+            precision: {
+                quantity: fit_one(target, precision, quantity) for quantity in told_of_all(costs, target, precision)
+            }
+            for precision in precisions
         }
         for target, precisions in costs[0].items()
     }
+
+
+def told_of_all(costs: Sequence[Mapping[str, Any]], target: str, precision: str) -> set[str]:
+    """What can be predicted: known of every student that was measured (a profile reaches only so far)."""
+    return set(PREDICTED).intersection(*(one[target][precision] for one in costs))
 
 
 def read_value(costs: Mapping[str, Any], where: Sequence[str]) -> float:

@@ -254,6 +254,8 @@ class TargetSpec(Part):
     serial: str | None = None
     server_port: Count | None = None
     """Of adb's server, where it is not the usual one."""
+    profile: str | None = None
+    """File of `build-family calibrate`: a device's milliseconds are estimated from it."""
 
 
 class DistillSpec(Part):

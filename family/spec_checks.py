@@ -29,7 +29,7 @@ def check_meaning(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
     """Every mistake beyond types."""
     yield from check_names(raw, folder)
     yield from check_files(raw, folder)
-    yield from check_targets(raw)
+    yield from check_targets(raw, folder)
     yield from check_budgets(raw)
     yield from check_precisions(raw)
     yield from check_machines(as_mapping(raw.get("search")))
@@ -146,17 +146,19 @@ def can_target_answer(name: str, options: Mapping[str, Any]) -> frozenset[str]:
     return can_answer(resolve_target(name, options))
 
 
-def check_targets(raw: Mapping[str, Any]) -> Iterator[Mistake]:
-    from benchmark import PRESETS
+def check_targets(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
+    from benchmark import PRESETS, read_profile
 
     for name, options in as_mapping(raw.get("targets")).items():
         given = as_mapping(options)
-        if name not in PRESETS and "transport" not in given:
+        if name not in PRESETS and not {"transport", "profile"} & set(given):
             known = f"its name is no preset ({', '.join(PRESETS)})"
             yield Mistake(f"targets.{name}", f"must have a transport, as {known}.{hint_target(name, PRESETS)}")
             continue
         try:
             can_target_answer(name, given)
+            if isinstance(given.get("profile"), str):
+                read_profile(folder / given["profile"])
         except (ValueError, TypeError) as problem:
             yield Mistake(f"targets.{name}", f"cannot be used: {str(problem).rstrip('.')}.")
 

@@ -58,6 +58,9 @@ class MadeUpBench:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def facts(self) -> dict[str, Any]:
+        return {"fingerprint": "here"}
+
     def ladder(self) -> list[dict[str, Any]]:
         COUNTS[f"ladder {self.target.name}"] += 1
         return []
