@@ -10,6 +10,7 @@ import pytest
 from optuna.samplers import RandomSampler
 
 from benchmark import PRESETS, Bench
+from benchmark.models import hash_model
 from family import spaces
 from family.build import build
 from family.candidates import limits_and_figures, measure_untrained
@@ -167,10 +168,8 @@ def test_kept_latency_budgets_stay_kept_when_measured_again(
 
 def pick_references(paths: list[Path], ladder: list[dict]) -> list[Path]:
     """Those files that the ladder was measured with, found by content."""
-    from benchmark.bench import _hash
-
     wanted = {rung["sha256"] for rung in ladder}
-    return list({digest: path for path in paths if (digest := _hash(path)) in wanted}.values())
+    return list({digest: path for path in paths if (digest := hash_model(path)) in wanted}.values())
 
 
 SIZES = "  tiny: {target: cpu, size_kb: 5}\n  small: {target: cpu, size_kb: 9}\n  large: {target: cpu, size_kb: 20}"
@@ -210,15 +209,8 @@ def best_under(job: Job, done: list[dict], budget, recipe: Training) -> np.ndarr
     return outputs_of(job, params, recipe, precision, "test")
 
 
-def size_figures(job: Job, target: str, part: str, path: Path, bench: object) -> dict:
-    return {"size_kb": {"value": path.stat().st_size / 1000}}
-
-
-def test_the_search_is_not_worse_than_random_search_of_equal_compute(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_search_is_not_worse_than_random_search_of_equal_compute(cache: Path, tmp_path: Path) -> None:
     """As many candidates trained by both, three size budgets, three seeds; test rows drawn together across them."""
-    monkeypatch.setattr("family.candidates.measure_quickly", size_figures)
     ours, theirs, truths, ids = [], [], [], []
     for seed in range(3):
         job, found = search_sizes(tmp_path / f"tpe-{seed}", cache, seed)
@@ -227,7 +219,7 @@ def test_the_search_is_not_worse_than_random_search_of_equal_compute(
                 "family.search.sampler",
                 lambda job, number, name="": RandomSampler(seed=job.spec.seed * 1009 + number + len(name)),
             )
-            patch.setattr("family.search.enqueue_start", lambda study, job: None)
+            patch.setattr("family.search.enqueue_start", lambda study, job, costs: None)
             _, drawn = search_sizes(tmp_path / f"random-{seed}", cache, seed)
         ours, theirs = [*ours, *found], [*theirs, *drawn]
         truths += [job.task.labels("test")] * len(found)
