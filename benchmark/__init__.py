@@ -2,6 +2,7 @@
 
 from benchmark.bench import QUICK_SECONDS, Bench
 from benchmark.channel import WorkerDied
+from benchmark.emulated import run_on_core
 from benchmark.footprint import measure_memory, measure_size
 from benchmark.host import host, host_fingerprint
 from benchmark.intervals import join_ratios
@@ -51,6 +52,7 @@ __all__ = [
     "provenance_of",
     "read_profile",
     "resolve_target",
+    "run_on_core",
     "unavailable",
     "write_profile",
 ]

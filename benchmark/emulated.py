@@ -165,6 +165,11 @@ def run_emulated(
         return Emulated([json.loads(line) for line in lines][-runs:], outputs, json.loads(done.stdout)["onnxruntime"])
 
 
+def run_on_core(core: str, model: Path, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """The first output on that core. Raises as `run_emulated` does."""
+    return next(iter(run_emulated(core, model, inputs, runs=1, counted=False).outputs.values()))
+
+
 def emulator(core: str, counts: Path | None = None) -> list[str]:
     """The command of the runner on that core; `counts`: a folder in which a file `counts` is written."""
     of = CORES[core]

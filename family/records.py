@@ -18,6 +18,7 @@ from family import spaces
 from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
 from family.finals import flat_figures
 from family.job import Job, limits_of
+from family.kernels import kernels_of
 from family.recipe import Recipe
 from family.run_folder import recall, remember, without_nan, write_beside, write_json, write_table
 from family.search import Searched
@@ -321,6 +322,7 @@ def budget_entry(
         "limits": measured_limits(row, limits_of(budget)),
         "costs": measured_limits(row, dict.fromkeys(cost_names(row))),
         "flips": flips(job, params, key[1], recipe),
+        "kernels": kernels_of(job, params, key[1], recipe.student),
     }
     write_student_folder(job, name, entry, params, recipe.student)
     return entry

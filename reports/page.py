@@ -13,9 +13,10 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from reports.blocks import Facts, Items, Picture, Section, Table, Text
 from reports.plots import save_figure
 from reports.run_tables import Run, find_target, list_targets, load_run
-from reports.sections import SECTIONS, Facts, Items, Picture, Section, Table, Text, picture_frontier
+from reports.sections import SECTIONS, picture_frontier
 from reports.words import name_quantity, say_budget, say_interval, say_limit
 
 FIGURE = r"[−+\d][−+\d.,\s%×–~()]*((to|of) [−+\d.,\s]+\)?)?( points)?|–|"  # what a column of figures may hold

@@ -138,6 +138,15 @@ def find_record(run: Run, budget: str) -> dict[str, Any] | None:
     return {str(k): v for k, v in rows.iloc[0].items()} if len(rows) else None
 
 
+def distinct_students(run: Run) -> dict[str, str]:
+    """First budget of each distinct student file → its label, with the other budgets that chose it."""
+    found: dict[tuple, list[str]] = {}
+    for name, budget in run.budgets.items():
+        if budget.get("status") == "kept":
+            found.setdefault((budget.get("id"), budget.get("precision")), []).append(name)
+    return {names[0]: ", ".join(names) for names in found.values()}
+
+
 def name_budgets(run: Run, id: str, precision: str, target: str) -> str:
     """The budgets that chose this student there: "watch, web"."""
     return ", ".join(

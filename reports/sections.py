@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
+from reports.blocks import Block, Facts, Items, Picture, Section, Table, Text
 from reports.choice import frontier
 from reports.frontier_plot import draw_frontier, list_panels
 from reports.intervals import difference
+from reports.kernels import show_kernels
 from reports.plots import draw_gaps, draw_trials, say_judge
 from reports.run_tables import (
     COSTS,
@@ -27,6 +27,7 @@ from reports.run_tables import (
     take_outputs,
     take_records,
 )
+from reports.run_tables import distinct_students as _distinct
 from reports.scores import SCORES, calibration_error, predict
 from reports.words import (
     SHARES,
@@ -45,52 +46,6 @@ from reports.words import (
 MOST_ROWS = 24
 NOISY = "~"
 NUMBERS = ("learning_rate", "temperature", "steps", "seconds")
-
-
-@dataclass(frozen=True)
-class Text:
-    text: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """`frame` as shown; `raw` (default: the same) goes to NAME.csv."""
-
-    name: str
-    frame: pd.DataFrame
-    caption: str = ""
-    raw: pd.DataFrame | None = None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Goes to NAME.png and NAME.svg; `alt` says what it shows."""
-
-    name: str
-    figure: Figure
-    alt: str
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Terms and what they are."""
-
-    facts: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Items:
-    items: tuple[str, ...]
-
-
-Block = Text | Table | Picture | Facts | Items
-
-
-@dataclass(frozen=True)
-class Section:
-    title: str
-    blocks: tuple[Block, ...]
 
 
 def show_targets(run: Run) -> Section | None:
@@ -230,15 +185,6 @@ def show_control(run: Run) -> Section | None:
         )
         blocks.insert(0, Picture("control", draw_gaps(run, gaps), alt, drawn))
     return Section("What distillation added", tuple(blocks))
-
-
-def _distinct(run: Run) -> dict[str, str]:
-    """First budget of each distinct student file → its label, with the other budgets that chose it."""
-    found: dict[tuple, list[str]] = {}
-    for name, budget in run.budgets.items():
-        if budget.get("status") == "kept":
-            found.setdefault((budget.get("id"), budget.get("precision")), []).append(name)
-    return {names[0]: ", ".join(names) for names in found.values()}
 
 
 def _find_gap(run: Run, name: str) -> tuple[str, float, float, float, str] | None:
@@ -783,6 +729,7 @@ SECTIONS: dict[str, Callable[[Run], Section | None]] = {
     "control": show_control,
     "tried": show_tried,
     "int8": show_int8,
+    "kernels": show_kernels,
     "method": show_method,
     "warnings": show_warnings,
 }

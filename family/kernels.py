@@ -1,0 +1,78 @@
+"""What a shipped file answers on other processors' kernels: int8 is summed otherwise there, and may flip an answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmark import PRESETS, WorkerDied, host, run_on_core, unavailable
+from export import Runner
+from family.job import Job
+from family.run_folder import remember
+from family.students import export_trained, trained_folder
+from family.types import Training
+
+KERNELS = {
+    "old-x86": "AVX2, no VNNI",
+    "cortex-a53": "Arm, no dot product",
+    "cortex-a76": "Arm, dot product",
+    "armv9": "Arm, i8mm",
+}
+VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
+ROWS, BATCH = 400, 40
+ENOUGH_S = 20.0  # of one kernel; then the rows that are done are told
+
+
+def kernels_of(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> dict[str, Any]:
+    """`{kernel: {what, rows, flips, largest}}`, this host's first, or `{kernel: {skipped: why}}`; nothing for fp32, and
+    where rows have unlike shapes. On the first rows of test, against fp32 on this host."""
+    if precision == "fp32" or "fp32" not in job.precisions or job.task.ragged:
+        return {}
+    made = export_trained(job, params, training)
+    folder = trained_folder(job, params, training)
+    hashes = [made[precision]["sha256"], made["fp32"]["sha256"], job.task.fingerprint]
+    found: dict[str, Any] = {}
+    for kernel in ("this host", *KERNELS):
+        why = unavailable(PRESETS[kernel]) if kernel in KERNELS else None
+        if why is not None:
+            found[kernel] = {"skipped": why.removeprefix(f"{kernel} is skipped: ").rstrip(".")}
+            continue
+        place = folder / precision / "kernels" / f"{kernel.replace(' ', '-')}.json"
+        see = partial(see_kernel, job, folder, precision, kernel)
+        found[kernel] = remember(place, [*hashes, job.host if kernel not in KERNELS else ""], see)
+    return found
+
+
+def see_kernel(job: Job, folder: Any, precision: str, kernel: str) -> dict[str, Any]:
+    """Answers of the file on a kernel beside fp32's here, batch by batch until ENOUGH_S."""
+    model, plain = folder / precision / "model.onnx", Runner(folder / "fp32" / "model.onnx")
+    own = Runner(model) if kernel not in KERNELS else None
+    begin, answers, expected = time.monotonic(), [], []
+    for start in range(0, min(ROWS, job.task.rows("test")), BATCH):
+        rows = job.task.raw("test", np.arange(start, min(start + BATCH, ROWS, job.task.rows("test"))))
+        try:
+            answers.append(own(rows) if own else run_on_core(kernel, model, rows))
+        except (ValueError, WorkerDied) as problem:
+            return {"skipped": str(problem).rstrip(".")}
+        expected.append(plain(rows))
+        if time.monotonic() - begin > ENOUGH_S:
+            break
+    ours, theirs = np.concatenate(answers), np.concatenate(expected)
+    return {
+        "what": KERNELS.get(kernel) or say_own(),
+        "rows": len(ours),
+        "flips": int((ours.argmax(1) != theirs.argmax(1)).sum()) if job.task.kind == "classification" else None,
+        "largest": float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12)),
+    }
+
+
+def say_own() -> str:
+    facts = host()
+    flags = set(facts["cpu_flags"])
+    if "asimd" in flags:
+        return "Arm, i8mm" if "i8mm" in flags else "Arm, dot product" if "asimddp" in flags else "Arm, no dot product"
+    return f"{facts['machine']}, {'VNNI' if flags & VNNI else 'no VNNI'}"
