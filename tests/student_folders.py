@@ -58,7 +58,7 @@ def make_digit_student(folder: Path) -> tuple[Path, nn.Module]:
 
 def train(module: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> None:
     optimiser = torch.optim.Adam(module.parameters(), 0.01)
-    for _ in range(80):
+    for _ in range(150):
         optimiser.zero_grad()
         nn.functional.cross_entropy(module(x), labels).backward()
         optimiser.step()

@@ -108,7 +108,7 @@ static int check_golden(const Runner *runner, Student *student) {
     double largest = count == wanted->count ? 0 : INFINITY;
     for (size_t i = 0; i < count && count == wanted->count; i++) {
         double off = fabs((double)found[i] - ((const float *)wanted->data)[i]);
-        largest = off <= largest ? largest : off; /* NaN is kept, and fails */
+        largest = isnan(largest) || off <= largest ? largest : off; /* NaN is kept, and fails */
     }
     int good = largest <= student->tolerance;
     printf("golden check: %s (off by %.3g, allowed %.3g)\n", good ? "ok" : "FAILED", largest, student->tolerance);

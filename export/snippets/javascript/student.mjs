@@ -90,7 +90,7 @@ export async function checkGolden(ort, session, manifest, { inputs, outputs, tol
   let largest = 0;
   for (let i = 0; i < expected.length; i++) {
     const off = Math.abs(Number(found.data[i]) - Number(expected[i]));
-    largest = off <= largest ? largest : off; // NaN is kept, and fails
+    largest = Number.isNaN(largest) || off <= largest ? largest : off; // NaN is kept, and fails
   }
   const good = found.data.length === expected.length && largest <= tolerance;
   const said = `golden check: ${good ? "ok" : "FAILED"} (off by ${largest.toPrecision(3)}, allowed ${tolerance.toPrecision(3)})`;
