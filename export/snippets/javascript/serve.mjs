@@ -15,7 +15,7 @@ const TYPES = {
 };
 
 const server = createServer(async (request, response) => {
-  const { pathname } = new URL(request.url, "http://127.0.0.1");
+  const [pathname] = request.url.split("?");
   if (pathname === "/") return response.writeHead(302, { location: PAGE }).end();
   const file = inside(pathname);
   const found = file && (await stat(file).catch(() => null));
