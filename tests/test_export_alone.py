@@ -16,7 +16,6 @@ from PIL import Image
 from student_folders import PHOTOS, crop_photos, expect, make_photo_student, save
 from test_export_pictures import NO_BROWSER, choose_files, compare, open_page, run_node
 
-from benchmark import node
 from export.verify import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -93,22 +92,30 @@ def test_python(alone, made, fresh_python):
     assert run(fresh_python, "-c", modules, cwd=snippet) == ["[]"]
 
 
+INSTALL = ("npm", "install", "--ignore-scripts", "--no-package-lock")
+
+
 @pytest.mark.skipif(NO_NPM is not None, reason=str(NO_NPM))
-def test_node_and_the_page(alone, made):
+def test_node(alone, made):
     _, paths, wanted = made
     snippet = alone / "snippets" / "javascript"
-    run("npm", "install", "--ignore-scripts", "--no-package-lock", cwd=snippet)
+    run(*INSTALL, cwd=snippet)
     check, predicted = run("node", "predict.mjs", cwd=snippet)
     assert check.startswith("golden check: ok")
     assert predicted.startswith("predicted: class ")
     check_answers(run("node", "predict.mjs", *paths, cwd=snippet), paths, wanted)
     compare(run_node(alone, paths), wanted, paths)
-    if NO_BROWSER:
-        pytest.skip(str(NO_BROWSER))
+    assert verify(alone) == [], "what npm put there is no part of the folder"
+
+
+@pytest.mark.skipif(NO_NPM is not None or NO_BROWSER is not None, reason=str(NO_NPM or NO_BROWSER))
+def test_the_page(alone, made):
+    _, paths, wanted = made
+    snippet = alone / "snippets" / "javascript"
+    run(*INSTALL, "--omit=optional", cwd=snippet)
     with npm_start(snippet) as address, open_page(address) as page:
         assert page.inner_text("#golden").startswith("golden check: ok")
         compare(choose_files(page, paths), wanted, paths)
-    assert verify(alone) == [], "what npm put there is no part of the folder"
 
 
 @contextmanager
@@ -148,4 +155,4 @@ def test_the_readme_names_what_is_there(alone):
     for path in re.findall(r"`(snippets/\w+)`", text):
         assert (alone / path / "README.md").exists() or path == "snippets/python"
     assert set(re.findall(r"`([\w./]+\.(?:onnx|json|npz|md))`", text)) <= {p.name for p in alone.iterdir()}
-    assert node.PACKAGES[1] in (alone / "snippets" / "javascript" / "package.json").read_text()
+    assert " ".join((*INSTALL, "--omit=optional")) in text
