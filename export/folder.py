@@ -16,13 +16,14 @@ import onnx
 from export.front import Front
 from export.graphs import describe, read_specs
 from export.hashes import hash_file
+from export.plain import read_picture, write_plain
 from export.session import Runner
 from export.signatures import front_data
 from export.types import Artifact
 
 FORMAT = 1
-COMPUTED = ("format", "inputs", "outputs", "opset", "operators", "precision", "size_bytes", "files")
-LANGUAGES = ("python", "javascript")
+COMPUTED = ("format", "inputs", "outputs", "picture", "opset", "operators", "precision", "size_bytes", "files")
+LANGUAGES = ("python", "javascript", "c", "cpp", "kotlin", "swift")
 # Another machine's kernels round elsewhere: float32 in the last digits, int8 by a step of some activation.
 RELATIVE_TOLERANCE = {"fp32": 1e-4}
 QUANTISED_TOLERANCE = 0.05
@@ -39,14 +40,18 @@ def write_student(
     computed key or lacks one of these three.
     """
     _check_given(manifest)
+    given = dict(manifest)
+    if isinstance(given["preprocessing"], get_args(Front)):
+        given["preprocessing"] = front_data(given["preprocessing"])
+    given["picture"] = read_picture(given["preprocessing"], golden)
     draft = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     shutil.copyfile(artifact.path, draft / "model.onnx")
-    _write_golden(draft, artifact.precision, golden)
+    _write_golden(draft, artifact.precision, golden, given)
     (draft / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    _write_snippets(draft / "snippets")
-    _write_json(draft / "manifest.json", _fill_manifest(draft, artifact, manifest))
+    _write_snippets(draft, str(given.get("name", "student")))
+    _write_json(draft / "manifest.json", _fill_manifest(draft, artifact, given))
     _replace(folder, draft)
     return folder
 
@@ -63,15 +68,11 @@ def _check_given(manifest: Mapping[str, Any]) -> None:
 def _fill_manifest(draft: Path, artifact: Artifact, given: Mapping[str, Any]) -> dict[str, Any]:
     shipped = describe(draft / "model.onnx", artifact.precision)
     graph = onnx.load(draft / "model.onnx").graph
-    preprocessing = given["preprocessing"]
-    if isinstance(preprocessing, get_args(Front)):
-        preprocessing = front_data(preprocessing)
     return {
         "format": FORMAT,
         "inputs": [asdict(spec) for spec in read_specs(graph.input)],
         "outputs": [asdict(spec) for spec in read_specs(graph.output)],
         **given,
-        "preprocessing": preprocessing,
         "opset": shipped.opset,
         "operators": shipped.operators,
         "precision": shipped.precision,
@@ -88,35 +89,51 @@ def _hash_files(draft: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray]) -> None:
+def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> None:
+    """All rows as `.npz`; the first alone, run alone, also as plain files."""
     runner = Runner(draft / "model.onnx")
-    names = [output.name for output in runner.session.get_outputs()]
-    outputs = dict(zip(names, runner.all_outputs(golden), strict=True))
-    largest = max(1.0, *(float(np.abs(output).max()) for output in outputs.values()))
+    outputs = _run_named(runner, golden)
     arrays = {f"input/{name}": array for name, array in golden.items()}
     arrays |= {f"output/{name}": array for name, array in outputs.items()}
     np.savez_compressed(draft / "golden.npz", **arrays)  # type: ignore[arg-type]
+    first = {name: array[:1] for name, array in golden.items()}
+    alone = _run_named(runner, first)
     _write_json(
         draft / "golden.json",
         {
-            "tolerance": RELATIVE_TOLERANCE.get(precision, QUANTISED_TOLERANCE) * largest,
+            "tolerance": _tolerance(precision, outputs),
             "inputs": {name: _describe_array(f"input/{name}", array) for name, array in golden.items()},
             "outputs": {name: _describe_array(f"output/{name}", array) for name, array in outputs.items()},
+            "first": write_plain(draft, given, first, alone, _tolerance(precision, alone)),
         },
     )
+
+
+def _run_named(runner: Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    names = [output.name for output in runner.session.get_outputs()]
+    return dict(zip(names, runner.all_outputs(inputs), strict=True))
+
+
+def _tolerance(precision: str, outputs: Mapping[str, np.ndarray]) -> float:
+    largest = max(1.0, *(float(np.abs(output).max()) for output in outputs.values()))
+    return RELATIVE_TOLERANCE.get(precision, QUANTISED_TOLERANCE) * largest
 
 
 def _describe_array(key: str, array: np.ndarray) -> dict[str, Any]:
     return {"key": key, "dtype": str(array.dtype), "shape": list(array.shape)}
 
 
-def _write_snippets(folder: Path) -> None:
-    """Every language's, each running as it lies."""
+def _write_snippets(draft: Path, name: str) -> None:
+    """Where to begin, the manifest's schema, and every language's program, each running as it lies."""
+    home = resources.files("export")
+    begin = (home / "snippets" / "README.md").read_text(encoding="utf-8")
+    (draft / "README.md").write_text(begin.replace("STUDENT", name), encoding="utf-8")
+    (draft / "manifest.schema.json").write_bytes((home / "manifest.schema.json").read_bytes())
     for language in LANGUAGES:
-        (folder / language).mkdir(parents=True)
-        for source in (resources.files("export") / "snippets" / language).iterdir():
+        (draft / "snippets" / language).mkdir(parents=True)
+        for source in (home / "snippets" / language).iterdir():
             if source.is_file():
-                (folder / language / source.name).write_bytes(source.read_bytes())
+                (draft / "snippets" / language / source.name).write_bytes(source.read_bytes())
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -18,8 +18,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "array": list,
     "string": str,
     "integer": int,
+    "number": (int, float),
     "null": type(None),
 }
+_OWN = {"__pycache__", "node_modules", "build"}
 
 
 def verify(folder: Path) -> list[str]:
@@ -52,15 +54,16 @@ def check_schema(value: Any, schema: dict[str, Any], defs: dict[str, Any], where
     problems = []
     if isinstance(value, dict):
         problems += [f"{where} lacks {key!r}" for key in schema.get("required", []) if key not in value]
-        known, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+        known, others = schema.get("properties", {}), schema.get("additionalProperties")
         for key, inner in value.items():
-            problems += check_schema(inner, known.get(key, others), defs, f"{where}: {key}")
+            rule = known.get(key, others)
+            problems += check_schema(inner, rule, defs, f"{where}: {key}") if rule else []
     elif isinstance(value, list):
         if len(value) < schema.get("minItems", 0):
             problems.append(f"{where} must not be empty")
         for i, inner in enumerate(value):
             problems += check_schema(inner, schema.get("items", {}), defs, f"{where}[{i}]")
-    elif isinstance(value, int) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+    elif isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         problems.append(f"{where} must be {_range(schema)}. Got {value}")
     if "enum" in schema and value not in schema["enum"]:
         problems.append(f"{where} must be one of {', '.join(schema['enum'])}. Got {_short(value)}")
@@ -98,20 +101,21 @@ def _check_files(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _is_inside(folder: Path, name: str) -> bool:
+    """No absolute path, no step up, and no link on the way: what is shipped holds none."""
     pure = (PurePosixPath(name), PureWindowsPath(name))
     if not name or "\0" in name or any(p.is_absolute() or p.drive or ".." in p.parts for p in pure):
         return False
-    return (folder / name).resolve().is_relative_to(folder.resolve())  # a link may lead out as well
+    return not any((folder / part).is_symlink() for part in (PurePosixPath(name), *PurePosixPath(name).parents[:-1]))
 
 
 def _unlisted(folder: Path, files: dict[str, Any]) -> list[str]:
-    """Files beside those listed; hidden files, Python's caches and npm's packages come about by themselves."""
-    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    """Files and links beside those listed; hidden files, caches, packages and builds come about by themselves."""
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or path.is_file())
     return [
         path.as_posix()
         for path in found
         if path.as_posix() not in {*files, "manifest.json"}
-        and not any(part.startswith(".") or part in {"__pycache__", "node_modules"} for part in path.parts)
+        and not any(part.startswith(".") or part in _OWN for part in path.parts)
     ]
 
 

@@ -14,9 +14,11 @@ from torch import nn
 
 import export
 from export import (
+    ImageFront,
     TableFront,
     body_signature,
     describe,
+    front_data,
     make_up_inputs,
     merge_front,
     quantise,
@@ -25,6 +27,7 @@ from export import (
 )
 from export.__main__ import main
 from export.hashes import hash_file
+from export.plain import read_picture
 from export.verify import check_schema, verify
 
 FRONT = TableFront((1.0, 2.0), (1.0, 3.0), (0,), (3,))
@@ -147,12 +150,108 @@ def test_the_folder_itself_finds_paths_out_of_it_and_other_outputs(folder):
     edit(folder / "manifest.json", lambda data: data["files"].update({"../outside": entry}))
     assert run_own_verify(folder) == (1, ["manifest.json: '../outside' leads out of the folder"])
     edit(folder / "manifest.json", lambda data: data["files"].pop("../outside"))
-    edit(folder / "golden.json", lambda data: data.update(tolerance=-1.0))
-    digest = hash_file(folder / "golden.json")
-    edit(folder / "manifest.json", lambda data: data["files"]["golden.json"].update(sha256=digest))
-    code, (said,) = run_own_verify(folder)
+    edit(folder / "golden.json", lambda data: data.update(tolerance=0.0))
+    with np.load(folder / "golden.npz") as arrays:
+        shifted = {name: array + 1 if name.startswith("output") else array for name, array in arrays.items()}
+    np.savez_compressed(folder / "golden.npz", **shifted)
+    rehash(folder, "golden.json")
+    rehash(folder, "golden.npz")
+    assert run_own_verify(folder) == (1, ["golden output logits is off by 1. Allowed: 0"])
+
+
+HOSTILE = {
+    "a schema broken": (lambda data: data.pop("classes"), "lacks 'classes'"),
+    "a type": (lambda data: data.update(opset=True), "opset must be integer"),
+    "a bound": (lambda data: data.update(format=2), "format"),
+    "a choice": (lambda data: data.update(kind="magic"), "kind must be one of"),
+    "an empty list": (lambda data: data.update(inputs=[]), "inputs must not be empty"),
+    "a picture": (lambda data: data.update(picture={"layout": "hwc"}), "picture lacks 'height'"),
+    "a picture's bound": (lambda data: data.update(picture=dict.fromkeys(["height", "width", "channels"], 1) | {"layout": "hw", "white": -0.5}), "picture: white"),
+    "a step up": (lambda data: data["files"].update({"../secret": SECRET}), "leads out of the folder"),
+    "an absolute path": (lambda data: data["files"].update({"/etc/hostname": SECRET}), "leads out of the folder"),
+    "a drive": (lambda data: data["files"].update({"C:\\secret": SECRET}), "leads out of the folder"),
+    "a link": (lambda data: data["files"].update(link=SECRET), "leads out of the folder"),
+    "a link on the way": (lambda data: data["files"].update({"way/secret": SECRET}), "leads out of the folder"),
+    "a link to itself": (lambda data: data["files"].update(loop=SECRET), "leads out of the folder"),
+    "a link beside": (lambda data: None, "link is not in manifest.json"),
+    "a wrong hash": (lambda data: data["files"]["model.onnx"].update(sha256="0" * 64), "model.onnx is not the file that was shipped"),
+    "a plain file's wrong hash": (lambda data: data["files"]["plain/student.txt"].update(sha256="0" * 64), "plain/student.txt is not"),
+    "a file unlisted": (lambda data: data["files"].pop("snippets/c/predict.c"), "snippets/c/predict.c is not in manifest.json"),
+    "a golden pair unlisted": (lambda data: data["files"].pop("golden.npz"), "golden.npz"),
+    "depth": (lambda data: data.update(notes=nest(900)), "is not in manifest.json"),
+}  # fmt: skip
+SECRET = {"sha256": "0" * 64, "size_bytes": 6}
+
+
+def nest(depth):
+    return {"deeper": nest(depth - 1)} if depth else {}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_both_verifications_refuse_a_hostile_manifest(folder, case):
+    (folder.parent / "secret").write_text("secret")
+    (folder / "link").symlink_to("../secret")
+    (folder / "way").symlink_to("..")
+    (folder / "loop").symlink_to("loop")
+    change, problem = HOSTILE[case]
+    edit(folder / "manifest.json", change)
+    code, said = run_own_verify(folder)
     assert code == 1
-    assert said.startswith("the golden output is off by")
+    assert any(problem in line for line in said), said
+    assert any(problem in line for line in verify(folder))
+
+
+def test_a_folder_behind_a_link_is_good(folder, tmp_path):
+    (tmp_path / "latest").symlink_to(folder)
+    assert verify(tmp_path / "latest") == []
+    assert run_own_verify(tmp_path / "latest") == (0, ["ok"])
+
+
+def test_every_file_but_the_manifest_is_hashed(original):
+    files = {path.relative_to(original).as_posix() for path in original.rglob("*") if path.is_file()}
+    manifest = json.loads((original / "manifest.json").read_text(encoding="utf-8"))
+    assert set(manifest["files"]) == files - {"manifest.json"}
+    homes = {Path(name).parent.as_posix() for name in files}
+    assert {f"snippets/{language}" for language in ("python", "javascript", "c", "cpp", "kotlin", "swift")} < homes
+    assert {"README.md", "manifest.schema.json", "plain/student.txt"} < files
+    assert (original / "README.md").read_text().startswith("# flowers: how to use it\n")
+
+
+@pytest.mark.parametrize("language", ["kotlin", "swift"])
+def test_what_did_not_run_here_says_so(original, language):
+    for file in (original / "snippets" / language).iterdir():
+        assert "untested here" in " ".join(file.read_text().lower().splitlines()[:3]), file.name
+
+
+def test_plain_files_hold_the_first_example(original):
+    lines = (original / "plain" / "student.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == ["name flowers", "kind classification"]
+    assert lines[-1] == "class café"
+    first = json.loads((original / "golden.json").read_text())["first"]
+    assert first["inputs"]["categories"] == {"file": "plain/input-1.bin", "dtype": "int64", "shape": [1, 1]}
+    numbers = np.frombuffer((original / "plain" / "input-0.bin").read_bytes(), "<f4")
+    logits = np.frombuffer((original / "plain" / "output-0.bin").read_bytes(), "<f4")
+    with np.load(original / "golden.npz") as golden:
+        assert np.array_equal(numbers, golden["input/numbers"][0])
+        assert np.allclose(logits, golden["output/logits"][0], atol=first["tolerance"])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "white"), [(np.uint8([[0, 255]]), 255), (np.float32([[0, 0.7]]), 1), (np.float32([[0, 15]]), 16), (np.float32([[0, 900]]), 900.0)]
+)  # fmt: skip
+def test_white_is_what_the_examples_count_up_to(pixels, white):
+    front = front_data(ImageFront(str(pixels.dtype), "hw", (1, 2), 1, (1, 2), (0.0,), (1.0,)))
+    sides = {"layout": "hw", "height": 1, "width": 2, "channels": 1}
+    assert read_picture(front, {"image": pixels[None]}) == sides | {"white": white}
+    assert read_picture(front, {"image": pixels[None].astype(np.float32) - 1}) is None
+    assert read_picture(None, {}) is None
+
+
+def test_names_with_line_breaks_stay_on_their_line(artifacts, tmp_path):
+    names = ["rose\nclass tulip", "tulip", "café"]
+    folder = write_student(tmp_path / "s", artifacts["fp32"], MANIFEST | {"classes": names}, GOLDEN, "")
+    lines = (folder / "plain" / "student.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[-3:] == ["class rose class tulip", "class tulip", "class café"]
 
 
 def test_verify_loads_no_torch_and_no_onnx(folder):

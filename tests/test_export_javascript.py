@@ -1,22 +1,21 @@
 """The snippets in JavaScript, from a student folder copied alone to an empty place, with packages of their own."""
 
-import functools
-import http.server
+import http.client
 import json
+import re
 import shutil
 import subprocess
-import threading
 
 import numpy as np
 import pytest
 import torch
+from test_export_pictures import NO_BROWSER, NO_NODE, open_page, serve
 from torch import nn
 
-from benchmark import browser, node, resolve_target, unavailable
+from benchmark import node
 from export import ImageFront, body_signature, merge_front, to_onnx, write_student
 from export.verify import verify
 
-NO_NODE, NO_BROWSER = (unavailable(resolve_target(name)) for name in ("node", "browser"))
 FRONT = ImageFront("uint8", "hwc", (16, 12, 3), 3, (8, 8), (120.0, 110.0, 100.0), (60.0, 60.0, 60.0))
 
 
@@ -75,18 +74,11 @@ def run_node(student):
 @pytest.mark.skipif(NO_BROWSER is not None, reason=str(NO_BROWSER))
 def test_the_page_checks_and_names_a_picture_as_python_does(student, tmp_path):
     from PIL import Image
-    from playwright.sync_api import sync_playwright
 
     with np.load(student / "golden.npz") as golden:
         images, logits = golden["input/image"], golden["output/logits"]
     classes = json.loads((student / "manifest.json").read_text())["classes"]
-    handler = functools.partial(Quiet, directory=str(student))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as driver:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        opened = driver.chromium.launch(executable_path=browser.find_browser(), args=browser.flags())
-        page = opened.new_page()
-        page.goto(f"http://127.0.0.1:{server.server_port}/snippets/javascript/index.html")
-        page.wait_for_selector("#golden.ok, #golden.bad")
+    with serve(student) as address, open_page(address) as page:
         assert page.inner_text("#golden").startswith("golden check: ok")
         for i, image in enumerate(images):
             Image.fromarray(image).save(tmp_path / f"{i}.png")
@@ -94,13 +86,42 @@ def test_the_page_checks_and_names_a_picture_as_python_does(student, tmp_path):
             page.set_input_files("#file", tmp_path / f"{i}.png")
             page.wait_for_function("document.getElementById('answer').textContent !== ''")
             assert page.inner_text("#answer") == f"class {classes[int(logits[i].argmax())]}"
-        opened.close()
-        server.shutdown()
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
+@pytest.mark.skipif(NO_NODE is not None, reason=str(NO_NODE))
+def test_npm_start_serves_the_folder_and_nothing_beside_it(student):
+    (student.parent / "secret").write_text("secret")
+    command = ["node", str(student / "snippets" / "javascript" / "serve.mjs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            port = int(re.search(r"127\.0\.0\.1:(\d+)", server.stdout.readline())[1])
+            assert ask(port, "/")[:2] == (302, "/snippets/javascript/index.html")
+            assert json.loads(ask(port, "/manifest.json?v=1")[3])["name"] == "birds/tiny"
+            assert ask(port, "/snippets/javascript/student.mjs")[2] == "text/javascript"
+            for path in (
+                "/../secret",
+                "/%2e%2e/secret",
+                "/..%2fsecret",
+                "/%2e%2e%2fsecret",
+                "/secret",
+                "//",
+                "/%",
+                "/%00",
+                "/snippets",
+            ):
+                assert ask(port, path)[0] == 404, path
+        finally:
+            server.kill()
+
+
+def ask(port, path):
+    """Status, location, content type, body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response.status, response.getheader("location"), response.getheader("content-type"), body
 
 
 def test_installed_packages_are_no_part_of_the_folder(student):

@@ -1,7 +1,10 @@
-"""Run the student in this folder with numpy and onnxruntime alone: `python predict.py`.
+"""Run the student in this folder with numpy, onnxruntime and, for pictures, pillow.
 
-Prints whether this machine gives the outputs the student was shipped with, then what it predicts for the
-first golden example. Copy `load` and `predict` into your app.
+    python predict.py              the golden check, then what the first golden example is
+    python predict.py photo.png    what a picture is
+
+The golden check tells whether this machine gives the outputs that the student was shipped with. Copy `load`, `predict`,
+`name_output` and `read_picture` into your app.
 """
 
 import json
@@ -37,18 +40,53 @@ def name_output(row: np.ndarray, manifest: dict) -> str:
     return f"class {classes[int(np.argmax(row))]}"
 
 
-def main() -> int:
-    session, manifest = load()
-    golden = json.loads((FOLDER / "golden.json").read_text(encoding="utf-8"))
-    with np.load(FOLDER / "golden.npz", allow_pickle=False) as arrays:
+def read_picture(path: str, manifest: dict) -> dict[str, np.ndarray]:
+    """A picture file as the student's input, a batch of one: decoded pixels, turned by nothing and not resized."""
+    from PIL import Image
+
+    picture, (entry,) = manifest["picture"], manifest["inputs"]
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("L" if picture["channels"] == 1 else "RGB"))
+    for side, found, name in zip((picture["height"], picture["width"]), pixels.shape, ("high", "wide"), strict=False):
+        if side not in (None, found):
+            raise ValueError(f"{path} is {found} pixels {name}; this student takes {side}. Resize it as its data were")
+    if entry["dtype"] == "uint8":
+        pixels = np.round(pixels * (picture["white"] / 255)).astype(np.uint8)
+    else:
+        pixels = pixels.astype(np.float32) * np.float32(picture["white"] / 255)
+    pixels = pixels.reshape(*pixels.shape[:2], picture["channels"])
+    shaped = {"hwc": pixels, "chw": pixels.transpose(2, 0, 1), "hw": pixels[..., 0]}[picture["layout"]]
+    return {entry["name"]: np.ascontiguousarray(shaped)[None]}
+
+
+def check_golden(session: onnxruntime.InferenceSession, folder: Path = FOLDER) -> tuple[bool, np.ndarray]:
+    """Whether the golden inputs give the golden outputs here, which is printed; and the outputs."""
+    golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    with np.load(folder / "golden.npz", allow_pickle=False) as arrays:
         inputs = {name: arrays[entry["key"]] for name, entry in golden["inputs"].items()}
         expected = next(arrays[entry["key"]] for entry in golden["outputs"].values())
     outputs = predict(session, inputs)
     largest = float(np.abs(outputs - expected).max())
     good = largest <= golden["tolerance"]
     print(f"golden check: {'ok' if good else 'FAILED'} (off by {largest:.3g}, allowed {golden['tolerance']:.3g})")
-    print(f"predicted: {name_output(outputs[0], manifest)}")
-    return 0 if good else 1
+    return good, outputs
+
+
+def main() -> int:
+    session, manifest = load()
+    if len(sys.argv) == 1:
+        good, outputs = check_golden(session)
+        print(f"predicted: {name_output(outputs[0], manifest)}")
+        return 0 if good else 1
+    if manifest["picture"] is None:
+        sys.exit(f"{manifest.get('name', 'this student')} takes no pictures: its inputs are in manifest.json")
+    for path in sys.argv[1:]:
+        try:
+            outputs = predict(session, read_picture(path, manifest))
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
+        print(f"{path}: {name_output(outputs[0], manifest)}")
+    return 0
 
 
 if __name__ == "__main__":

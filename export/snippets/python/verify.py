@@ -6,43 +6,115 @@ differs is not run, and a path that leads out of the folder is not opened.
 
 import hashlib
 import json
+import math
 import sys
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
-from predict import FOLDER, load, predict
+from predict import FOLDER, load
+
+TYPES: dict = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None)}
+ALWAYS = {"model.onnx", "golden.json", "golden.npz"}
 
 
-def check_files(folder: Path) -> list[str]:
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+def check_schema(value: object, schema: dict, defs: dict, where: str) -> list[str]:
+    """Types, required keys, choices and bounds, as far as manifest.schema.json uses JSON schema."""
+    schema = defs[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    kinds = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", [])
+    if kinds and (isinstance(value, bool) or not any(isinstance(value, TYPES[kind]) for kind in kinds)):
+        return [f"{where} must be {' or '.join(kinds)}"]
     problems = []
-    for name, entry in manifest["files"].items():
+    if isinstance(value, dict):
+        problems += [f"{where} lacks {key!r}" for key in schema.get("required", []) if key not in value]
+        for key, inner in value.items():
+            rule = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
+            problems += check_schema(inner, rule, defs, f"{where}: {key}") if rule else []
+    elif isinstance(value, list):
+        problems += [f"{where} must not be empty"] if len(value) < schema.get("minItems", 0) else []
+        for i, inner in enumerate(value):
+            problems += check_schema(inner, schema.get("items", {}), defs, f"{where}[{i}]")
+    elif "enum" in schema and value not in schema["enum"]:
+        problems.append(f"{where} must be one of {', '.join(schema['enum'])}")
+    elif isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        problems.append(f"{where} is out of bounds")
+    return problems
+
+
+def check_manifest(folder: Path) -> list[str]:
+    try:
+        manifest, schema = (
+            json.loads((folder / name).read_text(encoding="utf-8"))
+            for name in ("manifest.json", "manifest.schema.json")
+        )
+    except (OSError, ValueError, RecursionError) as error:
+        return [f"manifest.json and manifest.schema.json cannot be read: {error}"]
+    return check_schema(manifest, schema, schema["$defs"], "manifest.json") or check_files(folder, manifest["files"])
+
+
+def check_files(folder: Path, files: dict) -> list[str]:
+    problems = []
+    for name, entry in files.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not is_inside(folder, name):
             problems.append(f"manifest.json: {name!r} leads out of the folder")
         elif not path.is_file():
             problems.append(f"{name} is missing")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
             problems.append(f"{name} is not the file that was shipped: its sha256 differs")
-    needed = {"model.onnx", "golden.json", "golden.npz"} - set(manifest["files"])
-    return problems + [f"{name} is not in manifest.json" for name in sorted(needed)]
+    listed = {*files, "manifest.json"}
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    unlisted = (path.as_posix() for path in found if path.as_posix() not in listed and not comes_about(path))
+    return problems + [f"{name} is not in manifest.json" for name in sorted({*unlisted, *ALWAYS - set(files)})]
+
+
+def is_inside(folder: Path, name: str) -> bool:
+    """No absolute path, no step up, and no link on the way: what is shipped holds none."""
+    pure = (PurePosixPath(name), PureWindowsPath(name))
+    if not name or "\0" in name or any(p.is_absolute() or p.drive or ".." in p.parts for p in pure):
+        return False
+    return not any((folder / part).is_symlink() for part in (PurePosixPath(name), *PurePosixPath(name).parents[:-1]))
+
+
+def comes_about(path: Path) -> bool:
+    """What Python, npm, compilers and the system put beside the files."""
+    own = {"__pycache__", "node_modules", "build"}
+    return any(part.startswith(".") or part in own for part in path.parts)
 
 
 def check_golden(folder: Path) -> list[str]:
+    try:
+        inputs, expected, tolerance = read_golden(folder)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        return [f"golden.json and golden.npz do not fit together: {type(error).__name__} {error}"]
+    session = load(folder)[0]
+    names = [output.name for output in session.get_outputs()]
+    if names != list(expected):
+        return [f"golden.json must expect {', '.join(names)}. Got {', '.join(expected) or 'nothing'}"]
+    problems = []
+    for name, found in zip(names, session.run(None, inputs), strict=True):
+        if found.shape != expected[name].shape:
+            problems.append(f"golden output {name} has shape {expected[name].shape}, the file gives {found.shape}")
+            continue
+        largest = float(np.abs(found - expected[name]).max())
+        if not largest <= tolerance:
+            problems.append(f"golden output {name} is off by {largest:.3g}. Allowed: {tolerance:.3g}")
+    return problems
+
+
+def read_golden(folder: Path) -> tuple[dict, dict, float]:
     golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
     with np.load(folder / "golden.npz", allow_pickle=False) as arrays:
         inputs = {name: arrays[entry["key"]] for name, entry in golden["inputs"].items()}
-        expected = next(arrays[entry["key"]] for entry in golden["outputs"].values())
-    outputs = predict(load(folder)[0], inputs)
-    if outputs.shape != expected.shape:
-        return [f"the golden output has shape {expected.shape}, the file gives {outputs.shape}"]
-    largest = float(np.abs(outputs - expected).max())
-    good = largest <= golden["tolerance"]
-    return [] if good else [f"the golden output is off by {largest:.3g}. Allowed: {golden['tolerance']:.3g}"]
+        expected = {name: arrays[entry["key"]] for name, entry in golden["outputs"].items()}
+    tolerance = float(golden["tolerance"])
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance must be finite and not negative. Got {tolerance}")
+    return inputs, expected, tolerance
 
 
 def main() -> int:
-    problems = check_files(FOLDER) or check_golden(FOLDER)
+    problems = check_manifest(FOLDER) or check_golden(FOLDER)
     print("\n".join(problems) or "ok")
     return 1 if problems else 0
 
