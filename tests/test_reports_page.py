@@ -150,6 +150,8 @@ def write_run(folder: Path, seed: int = 0) -> Path:
             hit = (rows["id"] == choice.id) & (rows["precision"] == choice.precision)
             rows.loc[hit, ["test", "test_low", "test_high"]] = [own.value, own.low, own.high]
             budget["flips"] = {"int8_vs_fp32": 4, "agreement": 0.93}
+            seen = {"what": "AVX2, no VNNI", "rows": 300, "flips": 6, "largest": 0.021}
+            budget["kernels"] = {"this host": seen | {"what": "x86_64, VNNI"}, "old-x86": seen}
             chosen = rows[hit].iloc[0]
             control = chosen.to_dict() | {"role": "control", "val": chosen["val"] - 0.025, "finalist": False}
             rows = pd.concat([rows, pd.DataFrame([control])], ignore_index=True)
