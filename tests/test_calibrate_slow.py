@@ -39,21 +39,21 @@ def folder(device, tmp_path_factory):  # noqa: F811
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_held_out_students_lie_within_the_stated_error(folder, tmp_path):
-    """Every third of 27 files is held out; all are measured in one sitting, for this machine has other work."""
+    """Every third of 22 files is held out; all are measured in one sitting, for this machine has other work."""
     job = open_job(
         read_spec(folder / "budgets.yaml"), tmp_path, cache_folder(tmp_path), lambda _: None, may_train=False
     )
     target = open_target(job.spec, "board")
-    paths = spread(job, 14)[:27]
+    paths = spread(job, 11)
     measured, facts = measure_there(job, target, paths)
     rows = [count_features(path, CORE, 1, write_feeds(job)) for path in paths]
-    known = [i for i in range(len(paths)) if i % 3 != 1 or i in (0, len(paths) - 1)]
+    held = [i for i in range(3, len(paths) - 4) if i % 3 == 1]  # the ends are what spans the range
+    known = [i for i in range(len(paths)) if i not in held]
     profile = calibrate([rows[i] for i in known], [measured[i] for i in known], facts, CORE, target, "2026-11-26")
-    ratios = [measured[i].value / profile.estimate(rows[i]) for i in range(len(paths)) if i not in known]
+    ratios = [measured[i].value / profile.estimate(rows[i]) for i in held]
     print(f"\nerror {profile.error:.3f}, reach {profile.reach:.2f}, held out {[round(r, 2) for r in ratios]}")
-    within = [1 / profile.reach <= ratio <= profile.reach for ratio in ratios]
-    assert len(ratios) == 9
-    assert sum(within) >= 8  # 95 % of nine
+    assert len(ratios) >= 5
+    assert all(1 / profile.reach <= ratio <= profile.reach for ratio in ratios)
     assert profile.reach < 2
 
 
