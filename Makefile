@@ -26,8 +26,7 @@ SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 family-mobile: setup
 	dpkg -s $(MOBILE_APT) > /dev/null 2>&1 || { $(SUDO) apt-get update && $(SUDO) apt-get install -y $(MOBILE_APT); }
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,browser]'
-	$(BIN)/python -P -m benchmark.emulated
-	$(BIN)/python -P -m benchmark.node
+	$(BIN)/python -P -m benchmark.prepare emulated javascript
 	$(BIN)/build-family --budgets examples/digits-mobile/budgets.yaml
 
 example-%: setup

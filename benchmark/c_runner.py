@@ -68,7 +68,7 @@ def find_lacking(machine: str) -> str | None:
     if missing:
         return f"it needs {', '.join(missing)}: sudo apt-get install {of.apt}"
     if not find_library(machine).exists():
-        return f"it needs onnxruntime {version('onnxruntime')} for {machine}: python -P -m benchmark.emulated"
+        return f"it needs onnxruntime {version('onnxruntime')} for {machine}: python -P -m benchmark.prepare emulated"
     return None
 
 

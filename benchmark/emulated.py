@@ -1,7 +1,7 @@
 """Processors under emulation: the real onnxruntime for them, run by QEMU, its instructions counted on Arm.
 
 Whether a file loads there and what it gives are true answers, and so are counts. Emulated time is not, and is never
-told. `python -P -m benchmark.emulated` fetches the aarch64 runtime from the package index and builds the two helpers.
+told. `python -P -m benchmark.prepare emulated` fetches the aarch64 runtime from the package index and builds helpers.
 
 onnxruntime reads which instructions it may use from /proc/cpuinfo, where emulation shows the host's: a root folder per
 Arm core holds one that matches the emulated core, and the libraries that the runtime needs.
@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -249,17 +248,12 @@ def describe_files(core: Core) -> dict[str, str]:
     }
 
 
-def main() -> int:
-    """Fetch and build all that emulated cores need; 1 where something lacks."""
+def prepare() -> list[str]:
+    """Fetch and build all that emulated processors need; where it lies. Raises ValueError or OSError where something
+    lacks."""
     try:
-        for machine in MACHINES:
-            print(fetch_library(machine), build_runner(machine), sep="\n")
-        print(build_counter(), *(make_root(name) for name, core in CORES.items() if core.machine == ARM), sep="\n")
-    except (ValueError, OSError, subprocess.CalledProcessError) as problem:
-        print(f"benchmark.emulated: {problem}\n{APT}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        made = [path for machine in MACHINES for path in (fetch_library(machine), build_runner(machine))]
+        made += [build_counter(), *(make_root(name) for name, core in CORES.items() if core.machine == ARM)]
+    except (OSError, subprocess.CalledProcessError) as problem:
+        raise ValueError(f"{problem}; {APT}") from None
+    return [str(path) for path in made]

@@ -1,6 +1,6 @@
 """onnxruntime-node and onnxruntime-web, as an app in JavaScript runs a student.
 
-`python -P -m benchmark.node` installs both from the npm registry into the cache folder.
+`python -P -m benchmark.prepare javascript` installs both from the npm registry into the cache folder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -25,7 +24,7 @@ from benchmark.inputs import make_inputs
 from benchmark.types import Target
 
 PACKAGES = ("onnxruntime-node", "onnxruntime-web")
-INSTALL = "python -P -m benchmark.node"
+INSTALL = "python -P -m benchmark.prepare javascript"
 
 
 def modules_folder() -> Path:
@@ -107,8 +106,9 @@ def find_missing(target: Target) -> str | None:
     return count_cores(target)
 
 
-def install() -> None:
-    """Raises ValueError where npm cannot. Its scripts would fetch what the packages hold already."""
+def prepare() -> list[str]:
+    """Install both packages; what they are then. Raises ValueError where npm cannot. Its scripts would fetch what the
+    packages hold already."""
     if shutil.which("npm") is None:
         raise ValueError("it needs npm: sudo apt-get install npm")
     folder = modules_folder()
@@ -117,18 +117,4 @@ def install() -> None:
     done = subprocess.run(["npm", "install", *quiet, *PACKAGES], capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"npm install {' '.join(PACKAGES)} failed: {(done.stderr or done.stdout).strip()[-300:]}")
-
-
-def main() -> int:
-    """Install both; 1 where that fails."""
-    try:
-        install()
-    except ValueError as problem:
-        print(f"benchmark.node: {problem}", file=sys.stderr)
-        return 1
-    print(*(f"{name} {find_package(name)}" for name in PACKAGES), sep="\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return [f"{name} {find_package(name)}" for name in PACKAGES]

@@ -32,12 +32,12 @@ NEEDS: Mapping[str, Mapping[str, str]] = {
     "browser": {
         "chromium|chromium-browser|google-chrome|google-chrome-stable": "sudo apt-get install chromium",
         "npm": "sudo apt-get install npm",
-        "npm:onnxruntime-web": "python -P -m benchmark.node",
+        "npm:onnxruntime-web": "python -P -m benchmark.prepare javascript",
     },
     "node": {
         "node": "sudo apt-get install nodejs",
         "npm": "sudo apt-get install npm",
-        "npm:onnxruntime-node": "python -P -m benchmark.node",
+        "npm:onnxruntime-node": "python -P -m benchmark.prepare javascript",
     },
     "ssh": {"ssh": "sudo apt-get install openssh-client"},
     "adb": {"adb": "sudo apt-get install adb"},

@@ -116,7 +116,7 @@ def test_without_the_runtime_it_says_how_to_fetch_it(monkeypatch, tmp_path):
     monkeypatch.setenv("STUDENT_FAMILY_CACHE", str(tmp_path / "nothing"))
     said = unavailable(resolve_target("cortex-a72"))
     assert said is not None
-    assert "for aarch64: python -P -m benchmark.emulated" in said
+    assert "for aarch64: python -P -m benchmark.prepare emulated" in said
 
 
 def test_the_device_says_which_machine_it_is():

@@ -116,7 +116,7 @@ def test_without_packages_it_says_how_to_install_them(monkeypatch, tmp_path):
     monkeypatch.setattr(browser, "find_spec", lambda name: True)
     monkeypatch.setenv("STUDENT_FAMILY_CACHE", str(tmp_path))
     for name in ("node", "browser"):
-        assert "python -P -m benchmark.node" in str(unavailable(resolve_target(name)))
+        assert "python -P -m benchmark.prepare javascript" in str(unavailable(resolve_target(name)))
     monkeypatch.setattr(browser, "find_spec", lambda name: None)
     assert "pip install 'student-family[browser]'" in str(unavailable(resolve_target("browser")))
 
