@@ -1,4 +1,4 @@
-"""`python -P -m benchmark.prepare emulated javascript`: fetch and build what these targets need, into the cache folder."""
+"""`python -P -m benchmark.prepare emulated javascript`: fetch and build what targets need, into the cache folder."""
 
 from __future__ import annotations
 

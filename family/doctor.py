@@ -21,14 +21,16 @@ from typing import Any
 NAME = "student-family"
 
 # What the transports need: program (any of several) → how to install it. npm packages begin with "npm:".
+EMULATED = {
+    "qemu-aarch64": "sudo apt-get install qemu-user",
+    "aarch64-linux-gnu-gcc": "sudo apt-get install gcc-aarch64-linux-gnu libc6-arm64-cross libstdc++6-arm64-cross "
+    "libgcc-s1-arm64-cross",
+    "gcc": "sudo apt-get install gcc",
+}
 NEEDS: Mapping[str, Mapping[str, str]] = {
     "local": {},
-    "emulated": {
-        "qemu-aarch64": "sudo apt-get install qemu-user",
-        "aarch64-linux-gnu-gcc": "sudo apt-get install gcc-aarch64-linux-gnu libc6-arm64-cross libstdc++6-arm64-cross "
-        "libgcc-s1-arm64-cross",
-        "gcc": "sudo apt-get install gcc",
-    },
+    "emulated": EMULATED,
+    "profile": EMULATED,
     "browser": {
         "chromium|chromium-browser|google-chrome|google-chrome-stable": "sudo apt-get install chromium",
         "npm": "sudo apt-get install npm",
