@@ -23,8 +23,8 @@ KERNELS = {
     "armv9": "Arm, i8mm",
 }
 VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
-ROWS, BATCH = 400, 40
-ENOUGH_S = 20.0  # of one kernel; then the rows that are done are told
+ROWS, FIRST = 400, 20
+ENOUGH_S = 20.0  # of one kernel; as many rows as the first ones say it takes, fewer where that is not all
 
 
 def kernels_of(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> dict[str, Any]:
@@ -48,19 +48,19 @@ def kernels_of(job: Job, params: Mapping[str, Any], precision: str, training: Tr
 
 
 def see_kernel(job: Job, folder: Any, precision: str, kernel: str) -> dict[str, Any]:
-    """Answers of the file on a kernel beside fp32's here, batch by batch until ENOUGH_S."""
+    """Answers of the file on a kernel beside fp32's here."""
     model, plain = folder / precision / "model.onnx", Runner(folder / "fp32" / "model.onnx")
-    own = Runner(model) if kernel not in KERNELS else None
-    begin, answers, expected = time.monotonic(), [], []
-    for start in range(0, min(ROWS, job.task.rows("test")), BATCH):
-        rows = job.task.raw("test", np.arange(start, min(start + BATCH, ROWS, job.task.rows("test"))))
-        try:
-            answers.append(own(rows) if own else run_on_core(kernel, model, rows))
-        except (ValueError, WorkerDied) as problem:
-            return {"skipped": str(problem).rstrip(".")}
-        expected.append(plain(rows))
-        if time.monotonic() - begin > ENOUGH_S:
-            break
+    ask = partial(run_on_core, kernel, model) if kernel in KERNELS else Runner(model)
+    count = min(ROWS, job.task.rows("test"))
+    first, begin = job.task.raw("test", np.arange(min(FIRST, count))), time.monotonic()
+    try:
+        answers = [ask(first)]
+        seconds = max(time.monotonic() - begin, 1e-3) / FIRST
+        rest = job.task.raw("test", np.arange(FIRST, min(count, FIRST + int(ENOUGH_S / seconds))))
+        answers += [ask(rest)] if count > FIRST and ENOUGH_S >= seconds else []
+    except (ValueError, WorkerDied) as problem:
+        return {"skipped": str(problem).rstrip(".")}
+    expected = [plain(first), plain(rest)][: len(answers)]
     ours, theirs = np.concatenate(answers), np.concatenate(expected)
     return {
         "what": KERNELS.get(kernel) or say_own(),
