@@ -1,15 +1,19 @@
-"""`python -P -m export verify FOLDER` and `… quantise MODEL OUT --precision P --calibration NPZ`."""
+"""`python -P -m export verify FOLDER`, `… quantise MODEL OUT --precision P --calibration NPZ` and
+`… check MODEL [--out FOLDER]`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 CALIBRATION_BATCH = 32
+MADE_UP_TOLERANCE = 0.05  # of outputs for made-up inputs: the kernels of int8 round by a step of some activation
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,6 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     quantising.add_argument("--precision", default="int8")
     quantising.add_argument("--calibration", type=Path, help=".npz of inputs by name, rows first")
     quantising.set_defaults(command=_quantise)
+    checking = commands.add_parser("check", help="what runtimes and phones' accelerators would take of a file")
+    checking.add_argument("model", type=Path)
+    checking.add_argument("--out", type=Path, help="write model.ort and what else a mobile build wants there")
+    checking.set_defaults(command=_check)
     options = parser.parse_args(arguments)
     problems: list[str] = options.command(options)
     for problem in problems:
@@ -58,6 +66,32 @@ def _quantise(options: argparse.Namespace) -> list[str]:
         return [str(error).strip().splitlines()[0]]
     print(f"{artifact.path}: {artifact.precision}, {artifact.size_bytes} bytes")
     return []
+
+
+def _check(options: argparse.Namespace) -> list[str]:
+    from export.accelerators import NAMES
+    from export.checks import check_model, say_share
+    from export.mobile import FIXED, ORT, write_mobile
+    from export.precisions import make_up_inputs
+
+    try:
+        found = check_model(options.model)
+        feeds = make_up_inputs(options.model)[0]
+        made = {} if options.out is None else write_mobile(options.model, options.out, feeds, MADE_UP_TOLERANCE)
+    except OSError as error:
+        return [f"{error.filename}: {error.strerror}"]
+    except ValueError as error:
+        return [str(error)]
+    print(f"{options.model}: runs on this onnxruntime; by lists of operators, nothing ran on a phone:")
+    for name, share in found.items():
+        print(f"{NAMES[name]}: {say_share(share)}")
+    for name in [name for name in (ORT, FIXED) if name in made]:
+        print(f"{name}: {made[name].get('reason') or say_made(made[name])}")
+    return []
+
+
+def say_made(made: Mapping[str, Any]) -> str:
+    return f"{made['size_bytes']} bytes, outputs within {made['largest_difference']:.1e} of the model's"
 
 
 def _read_calibration(path: Path | None) -> list[dict[str, np.ndarray]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -30,14 +30,19 @@ QUANTISED_TOLERANCE = 0.05
 
 
 def write_student(
-    folder: Path, artifact: Artifact, manifest: Mapping[str, Any], golden: Mapping[str, np.ndarray], card: str
+    folder: Path,
+    artifact: Artifact,
+    manifest: Mapping[str, Any],
+    golden: Mapping[str, np.ndarray],
+    card: str,
+    beside: Sequence[Path] = (),
 ) -> Path:
     """Write the folder of one student beside, then rename; an older folder is replaced.
 
     `manifest` gives what the file itself does not say: `classes` (or None), `preprocessing` (a front),
     `teacher` (`licence` and `origin` as given, or None) and whatever else an app should know. `golden` is raw
-    inputs; the outputs to expect are what the shipped file gives. Raises ValueError where `manifest` names a
-    computed key or lacks one of these three.
+    inputs; the outputs to expect are what the shipped file gives. `beside`: further files, which ship under their
+    own names. Raises ValueError where `manifest` names a computed key or lacks one of these three.
     """
     _check_given(manifest)
     given = dict(manifest)
@@ -48,6 +53,8 @@ def write_student(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     shutil.copyfile(artifact.path, draft / "model.onnx")
+    for file in beside:
+        shutil.copyfile(file, draft / file.name)
     _write_golden(draft, artifact.precision, golden, given)
     (draft / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     _write_snippets(draft, str(given.get("name", "student")))
