@@ -6,9 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -86,12 +84,10 @@ def _check(options: argparse.Namespace) -> list[str]:
     for name, share in found.items():
         print(f"{NAMES[name]}: {say_share(share)}")
     for name in [name for name in (ORT, FIXED) if name in made]:
-        print(f"{name}: {made[name].get('reason') or say_made(made[name])}")
+        difference = made[name].get("largest_difference")
+        said = made[name].get("reason") or f"outputs within {difference:.1e} of the model's"
+        print(f"{options.out / name}: {said}")
     return []
-
-
-def say_made(made: Mapping[str, Any]) -> str:
-    return f"{made['size_bytes']} bytes, outputs within {made['largest_difference']:.1e} of the model's"
 
 
 def _read_calibration(path: Path | None) -> list[dict[str, np.ndarray]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ def write_mobile(model: Path, folder: Path, feeds: Mapping[str, np.ndarray], tol
     needs, and `model.fixed.onnx`, whose batch is 1, where an accelerator takes more of it.
 
     Returns plain data: `accelerators` (`check_model`), `files` (names of what was written) and of both models, by name,
-    `size_bytes` and the `largest_difference` of their outputs for `feeds`, or the `reason` why one is not kept: it does
-    not run, or differs by more than `tolerance`. The bytes of model.ort differ from one conversion to the next, for
-    onnxruntime orders its tables at random. Raises ValueError where onnxruntime does not run the model.
+    the `largest_difference` of their outputs for `feeds`, or the `reason` why one is not kept: it does not run, or
+    differs by more than `tolerance`. The bytes of model.ort, their number too, differ from one conversion to
+    the next, for onnxruntime orders its tables at random. Raises ValueError where onnxruntime does not run the model.
     """
     accelerators = check_model(model)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def _keep_if_equal(
     if reason:
         made.unlink(missing_ok=True)
         return {"reason": reason}
-    return {"size_bytes": made.stat().st_size, "largest_difference": difference}
+    return {"largest_difference": difference}
 
 
 def _convert(model: Path, made: Path) -> None:
@@ -82,7 +83,9 @@ def _list_operators(folder: Path) -> None:
     level = log.level
     log.setLevel(logging.WARNING)
     try:
-        create_config_from_models([folder / ORT], folder / OPERATORS, True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves closing to the collector
+            create_config_from_models([folder / ORT], folder / OPERATORS, True)
     finally:
         log.setLevel(level)
     text = (folder / OPERATORS).read_text(encoding="utf-8")

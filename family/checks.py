@@ -4,6 +4,7 @@ of the chosen what phones' accelerators would take, with the files that mobile b
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,13 @@ def check_student(
         share = RELATIVE_TOLERANCE.get(precision, QUANTISED_TOLERANCE)
         return write_mobile(model, folder, golden, share * largest)
 
-    found = dict(remember(folder / "checks.json", [hash_file(model)], work))
+    found = dict(remember(folder / "checks.json", [hash_file(model), version("onnxruntime")], work))
     targets = {name: check_target(job, name) for name in job.targets}
     return {"targets": targets, **found}, [folder / name for name in found["files"]]
 
 
 def check_target(job: Job, name: str) -> dict[str, Any]:
-    """Of a file that was measured on every target that is there: what ran it has CPU kernels of its own for all of it."""
+    """Of a file that was measured on every target that is there, each of which has CPU kernels for all of it."""
     if name in job.skipped:
         return {"runs": None, "falls_back": None, "reason": job.skipped[name]}
     if provenance_of(job.targets[name]) == "estimated":
