@@ -15,7 +15,6 @@ ACCELERATORS = {
     "coreml-neuralnetwork": "Core ML NeuralNetwork",
     "coreml-mlprogram": "Core ML MLProgram",
 }
-FALLS_BACK = "◐ falls back"
 FIXED, ORT = "model.fixed.onnx", "model.ort"
 CAPTION = (
     "Static: by the operator lists that onnxruntime ships for NNAPI and Core ML and documents for XNNPACK; nothing ran "
@@ -34,9 +33,9 @@ def show_checks(run: Run) -> Section | None:
         return None
     labels = distinct_students(run)
     lines = [_line_up(f"{labels[n]}\n{run.budgets[n].get('precision')}", checks) for n, checks in kept.items()]
-    left = [f"{labels[n]}: no {name}, {why}." for n, checks in kept.items() for name, why in _list_left_out(checks)]
+    said = tuple(f"{labels[n]}: {line}." for n, checks in kept.items() for line in _list_reasons(checks))
     table = Table("checks", pd.DataFrame(lines), CAPTION)
-    return Section("On phones and in small builds", (table, Items(tuple(left))) if left else (table,))
+    return Section("On phones and in small builds", (table, Items(said)) if said else (table,))
 
 
 def _line_up(student: str, checks: Mapping[str, Any]) -> dict[str, str]:
@@ -46,7 +45,7 @@ def _line_up(student: str, checks: Mapping[str, Any]) -> dict[str, str]:
     shares = checks.get("accelerators") or {}
     line = {
         "Student": student,
-        "Ran on": f"{', '.join(runs) or '–'}" + (f"\nnot {', '.join(untried)}" if untried else ""),
+        "Ran on": f"{', '.join(runs) or '–'}" + (f"\nnot tried: {', '.join(untried)}" if untried else ""),
     }
     line |= {title: _say_share(shares.get(name)) for name, title in ACCELERATORS.items()}
     listed = shares.get("xnnpack")
@@ -58,9 +57,10 @@ def _say_share(found: Mapping[str, Any] | None) -> str:
     """What an accelerator takes; what follows the line break is written smaller, below."""
     if not found:
         return "–"
-    if found["falls_back"]:
-        return f"{FALLS_BACK}\n{found.get('reason', '')}"
-    return f"all {found['nodes']} nodes" + ("\nfixed shapes" if found.get("needs_fixed_shapes") else "")
+    pieces = f"in {found['parts']} pieces" if (found.get("parts") or 0) > 1 else ""
+    below = "; ".join(said for said in (pieces, "fixed shapes" if found.get("needs_fixed_shapes") else "") if said)
+    share = f"◐ {found['taken']} of {found['nodes']} nodes" if found["falls_back"] else f"all {found['nodes']} nodes"
+    return f"{share}\n{below}" if below else share
 
 
 def _say_made(found: Mapping[str, Any]) -> str:
@@ -70,9 +70,15 @@ def _say_made(found: Mapping[str, Any]) -> str:
     return f"within {found['largest_difference']:.0e}" if found["largest_difference"] else "equal"
 
 
-def _list_left_out(checks: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Files that could not be made, with the reason."""
-    return [(name, checks[name]["reason"]) for name in (ORT, FIXED) if "reason" in checks.get(name, {})]
+def _list_reasons(checks: Mapping[str, Any]) -> list[str]:
+    """Why accelerators do not take all, and which files could not be made."""
+    shares = checks.get("accelerators") or {}
+    said = [
+        f"{title} takes {shares[name]['reason']}"
+        for name, title in ACCELERATORS.items()
+        if "reason" in shares.get(name, {})
+    ]
+    return said + [f"no {name}, {checks[name]['reason']}" for name in (ORT, FIXED) if "reason" in checks.get(name, {})]
 
 
 def mark_fall_back(budget: Mapping[str, Any]) -> str:
@@ -83,4 +89,4 @@ def mark_fall_back(budget: Mapping[str, Any]) -> str:
     formats = [falls for title, falls in back.items() if title.startswith("Core ML")]
     named = [title for title, falls in back.items() if falls and not title.startswith("Core ML")]
     named += ["Core ML"] if formats and all(formats) else []
-    return f"{FALLS_BACK} on {' and '.join(named)}" if named else ""
+    return f"◐ falls back on {' and '.join(named)}" if named else ""
