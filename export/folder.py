@@ -99,29 +99,30 @@ def _hash_files(draft: Path) -> dict[str, dict[str, Any]]:
 def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> None:
     """All rows as `.npz`; the first alone, run alone, also as plain files."""
     runner = Runner(draft / "model.onnx")
-    outputs = _run_named(runner, golden)
+    outputs = run_named(runner, golden)
     arrays = {f"input/{name}": array for name, array in golden.items()}
     arrays |= {f"output/{name}": array for name, array in outputs.items()}
     np.savez_compressed(draft / "golden.npz", **arrays)  # type: ignore[arg-type]
     first = {name: array[:1] for name, array in golden.items()}
-    alone = _run_named(runner, first)
+    alone = run_named(runner, first)
     _write_json(
         draft / "golden.json",
         {
-            "tolerance": _tolerance(precision, outputs),
+            "tolerance": golden_tolerance(precision, outputs),
             "inputs": {name: _describe_array(f"input/{name}", array) for name, array in golden.items()},
             "outputs": {name: _describe_array(f"output/{name}", array) for name, array in outputs.items()},
-            "first": write_plain(draft, given, first, alone, _tolerance(precision, alone)),
+            "first": write_plain(draft, given, first, alone, golden_tolerance(precision, alone)),
         },
     )
 
 
-def _run_named(runner: Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_named(runner: Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [output.name for output in runner.session.get_outputs()]
     return dict(zip(names, runner.all_outputs(inputs), strict=True))
 
 
-def _tolerance(precision: str, outputs: Mapping[str, np.ndarray]) -> float:
+def golden_tolerance(precision: str, outputs: Mapping[str, np.ndarray]) -> float:
+    """How far outputs may be from these on other machines."""
     largest = max(1.0, *(float(np.abs(output).max()) for output in outputs.values()))
     return RELATIVE_TOLERANCE.get(precision, QUANTISED_TOLERANCE) * largest
 

@@ -49,11 +49,8 @@ def check_schema(value: Any, schema: dict[str, Any], defs: dict[str, Any], where
         schema = defs[schema["$ref"].removeprefix("#/$defs/")]
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    if isinstance(value, bool):
-        fits = "boolean" in kinds
-    else:
-        fits = any(isinstance(value, _TYPES[kind]) for kind in kinds)
-    if kinds and not fits:
+    allowed = {"boolean"} & set(kinds) if isinstance(value, bool) else kinds
+    if kinds and not any(isinstance(value, _TYPES[kind]) for kind in allowed):
         return [f"{where} must be {' or '.join(kinds)}. Got {_short(value)}"]
     problems = []
     if isinstance(value, dict):

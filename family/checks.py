@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmark import provenance_of, why_refused
 from export import Runner, say_refusal, write_mobile
-from export.folder import QUANTISED_TOLERANCE, RELATIVE_TOLERANCE
+from export.folder import golden_tolerance, run_named
 from export.hashes import hash_file
 from family import spaces
 from family.candidates import opset, untrained_graphs, write_feeds
@@ -47,9 +47,8 @@ def check_student(
     folder = model.with_name("mobile")
 
     def work() -> dict[str, Any]:
-        largest = max(1.0, *(float(np.abs(output).max()) for output in Runner(model).all_outputs(golden)))
-        share = RELATIVE_TOLERANCE.get(precision, QUANTISED_TOLERANCE)
-        return write_mobile(model, folder, golden, share * largest)
+        tolerance = golden_tolerance(precision, run_named(Runner(model), golden))
+        return write_mobile(model, folder, golden, tolerance)
 
     found = dict(remember(folder / "checks.json", [hash_file(model), version("onnxruntime")], work))
     targets = {name: check_target(job, name) for name in job.targets}

@@ -22,7 +22,6 @@ from reports.run_tables import (
     find_main_cost,
     find_record,
     find_target,
-    distinct_students,
     list_targets,
     name_budgets,
     take_controls,
@@ -132,11 +131,7 @@ def say_front(run: Run, target: str) -> str | None:
         f"student proper. The front takes {spread} of the latency of the {len(rows)} files measured with and "
         "without it. An app that prepares its input itself can count on the figures without front"
     )
-    kept = [
-        (label, find_record(run, n) or {})
-        for n, label in distinct_students(run).items()
-        if find_target(run, n) == target
-    ]
+    kept = [(label, find_record(run, n) or {}) for n, label in _distinct(run).items() if find_target(run, n) == target]
     known = [(label, r) for label, r in kept if pd.notna(r.get(bare, np.nan)) and pd.notna(r.get("latency_ms", np.nan))]
     told = [f"{label} {say_cost(bare, r[bare])} instead of {say_cost(bare, r['latency_ms'])}" for label, r in known]
     return f"{text}: {'; '.join(told)}." if told else f"{text}."
@@ -144,7 +139,7 @@ def say_front(run: Run, target: str) -> str | None:
 
 def show_changes(run: Run) -> Section | None:
     """What a user who swaps the teacher for a student will notice."""
-    kept = distinct_students(run)
+    kept = _distinct(run)
     lines = [line for name in kept if (line := _compare_teacher(run, name))]
     if not lines:
         return None
@@ -160,7 +155,7 @@ def show_changes(run: Run) -> Section | None:
 
 def show_control(run: Run) -> Section | None:
     """What distillation was good for: each student against the same one from labels alone."""
-    kept = distinct_students(run)
+    kept = _distinct(run)
     controls = {n: c for n in kept if (c := run.budgets[n].get("control") or {}).get("verdict")}
     if not controls:
         return None
@@ -200,7 +195,7 @@ def _find_gap(run: Run, name: str) -> tuple[str, float, float, float, str] | Non
     if any(end is None for end in ends) or control.get("verdict") == "labels alone chosen":
         return None
     value, low, high = (float(end) for end in ends if end is not None)
-    return distinct_students(run).get(name, name), value, low, high, str(control.get("verdict"))
+    return _distinct(run).get(name, name), value, low, high, str(control.get("verdict"))
 
 
 def _pair_outputs(run: Run, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -247,7 +242,7 @@ def _compare_teacher(run: Run, name: str) -> dict[str, str] | None:
     if pair is None:
         return _recall_flips(run, name)
     truth, ours, theirs = pair
-    line = {"Student": distinct_students(run)[name], "Rows": str(len(truth))}
+    line = {"Student": _distinct(run)[name], "Rows": str(len(truth))}
     gain = _find_gain(run, name, truth, ours, theirs)
     if gain is not None:
         line[f"Student − teacher{_unit(run)}"] = _say_gain(run.score, gain)
@@ -284,7 +279,7 @@ def _recall_flips(run: Run, name: str) -> dict[str, str] | None:
     flips = run.budgets[name].get("flips") or {}
     if not flips:
         return None
-    return {"Student": distinct_students(run)[name]} | {
+    return {"Student": _distinct(run)[name]} | {
         k.replace("_", " ").capitalize(): _say_share(v) for k, v in flips.items()
     }
 
@@ -520,11 +515,7 @@ def _tabulate_dropped(run: Run) -> Table | None:
 def _find_reason(run: Run, target: str, row: pd.Series, cost: str) -> str:
     """Why a student of the frontier was not chosen: against the chosen that cost less."""
     sign = 1 if run.higher_is_better else -1
-    kept = [
-        (label, find_record(run, n) or {})
-        for n, label in distinct_students(run).items()
-        if find_target(run, n) == target
-    ]
+    kept = [(label, find_record(run, n) or {}) for n, label in _distinct(run).items() if find_target(run, n) == target]
     less = [(label, r) for label, r in kept if pd.notna(r.get(cost, np.nan)) and r[cost] <= row[cost]]
     if not less:
         return "cheaper than any chosen; shown to be worse than the best, or breaks a limit"
@@ -566,7 +557,7 @@ def show_int8(run: Run) -> Section | None:
         "whose whole interval lies above that of fp32."
     )
     table = Table("int8", raw.loc[order].head(MOST_ROWS), caption, raw)
-    chosen = tuple(said for name in distinct_students(run) if (said := say_precision(run, name)))
+    chosen = tuple(said for name in _distinct(run) if (said := say_precision(run, name)))
     return Section("Where int8 lost", (Text(text), *((Items(chosen),) if chosen else ()), table))
 
 
@@ -583,7 +574,7 @@ def say_precision(run: Run, name: str) -> str | None:
     gap = float(both[other]["val"]) - float(both["fp32"]["val"])
     costs = [f"{v} the {k.lower()}" for k, v in line.items() if v.endswith("×")]
     score = f"{say_gap(run.score, abs(gap))} {'lower' if gap < 0 else 'higher'}" if gap else "the same"
-    text = f"{distinct_students(run)[name]} ships {ours}. {other} against fp32: validation {score}, {', '.join(costs)}"
+    text = f"{_distinct(run)[name]} ships {ours}. {other} against fp32: validation {score}, {', '.join(costs)}"
     flips = (budget.get("flips") or {}).get("int8_vs_fp32")
     if flips is not None and ours != "fp32":
         of = f" of {budget['flips']['rows']}" if budget["flips"].get("rows") else ""
