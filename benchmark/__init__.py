@@ -9,6 +9,7 @@ from benchmark.intervals import join_ratios
 from benchmark.meters import Meter, needs_ladder, open_meter
 from benchmark.predict import Predictor, fit, predict, predictor_from_dict, predictor_to_dict
 from benchmark.profile import Profile, calibrate, count_features, read_profile, write_profile
+from benchmark.refusals import why_refused
 from benchmark.serial import measurement_from_dict, measurement_to_dict
 from benchmark.targets import (
     PRESETS,
@@ -54,5 +55,6 @@ __all__ = [
     "resolve_target",
     "run_on_core",
     "unavailable",
+    "why_refused",
     "write_profile",
 ]

@@ -22,13 +22,23 @@ DEVICE_OPTIONS = frozenset({"threads", "batch", "runner", "machine", "launcher"}
 CHOICES = {"runner": ("python", "c"), "machine": tuple(MACHINES)}
 
 
+def always(what: Any) -> Callable[[Target], Any]:
+    """The same, whatever the options."""
+    return lambda target: what
+
+
+def never(target: Target) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Transport:
     """`open(target, feeds)`: the channel. `meter(target)`: how figures are taken (`benchmark.meters`): "paired",
     "direct", "counted" or "estimated". `answers(target)`: the limits that may be asked for. `design_points`: how many
     models are measured to predict others from, fewer where each takes long. `missing(target)`: why it cannot be used
     from here, with the command that installs what lacks; None where it can. `provenance(target)`: what its figures
-    are."""
+    are. `other_runtime(target)`: whether what runs there may be another version of onnxruntime than is installed
+    here."""
 
     open: Callable[[Target, Path | None], Channel]
     meter: Callable[[Target], str]
@@ -37,11 +47,7 @@ class Transport:
     missing: Callable[[Target], str | None]
     provenance: Callable[[Target], str]
     design_points: int = 20
-
-
-def always(what: Any) -> Callable[[Target], Any]:
-    """The same, whatever the options."""
-    return lambda target: what
+    other_runtime: Callable[[Target], bool] = never
 
 
 TRANSPORTS: dict[str, Transport] = {
@@ -68,6 +74,7 @@ TRANSPORTS: dict[str, Transport] = {
         options=frozenset({"threads", "batch", "slowdown"}),
         missing=browser.find_missing,
         provenance=browser.provenance,
+        other_runtime=always(True),
     ),
     "node": Transport(
         open=node.open_node,
@@ -76,6 +83,7 @@ TRANSPORTS: dict[str, Transport] = {
         options=frozenset({"threads", "batch"}),
         missing=node.find_missing,
         provenance=always("measured:host"),
+        other_runtime=always(True),
     ),
     "ssh": Transport(
         open=ssh.open_ssh,
@@ -84,6 +92,7 @@ TRANSPORTS: dict[str, Transport] = {
         options=frozenset({"host", "user", "port", "identity", "known_hosts", "python", *DEVICE_OPTIONS}),
         missing=ssh.find_missing,
         provenance=always("measured:device"),
+        other_runtime=lambda target: ssh.find_meter(target) == "paired",  # the C runner is sent with its own
     ),
     "adb": Transport(
         open=adb.open_adb,

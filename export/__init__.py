@@ -12,10 +12,12 @@ from export.front import Front, ImageFront, PlainFront, SeriesFront, TableFront
 from export.types import Artifact, Parity, Signature, TensorSpec
 
 if TYPE_CHECKING:
+    from export.checks import check_model, find_refusal, say_refusal, say_share
     from export.exporter import to_onnx
     from export.folder import write_student
     from export.front_torch import apply_front
     from export.graphs import describe, list_operators
+    from export.mobile import write_mobile
     from export.precisions import PRECISIONS, make_up_inputs, quantise
     from export.preprocess import front_graph, merge_front
     from export.session import Runner, check_parity, run
@@ -26,8 +28,10 @@ _HOMES = {
     "Runner": "session",
     "apply_front": "front_torch",
     "body_signature": "signatures",
+    "check_model": "checks",
     "check_parity": "session",
     "describe": "graphs",
+    "find_refusal": "checks",
     "front_data": "signatures",
     "front_graph": "preprocess",
     "list_operators": "graphs",
@@ -36,7 +40,10 @@ _HOMES = {
     "quantise": "precisions",
     "raw_signature": "signatures",
     "run": "session",
+    "say_refusal": "checks",
+    "say_share": "checks",
     "to_onnx": "exporter",
+    "write_mobile": "mobile",
     "write_student": "folder",
 }
 
@@ -54,8 +61,10 @@ __all__ = [
     "TensorSpec",
     "apply_front",
     "body_signature",
+    "check_model",
     "check_parity",
     "describe",
+    "find_refusal",
     "front_data",
     "front_graph",
     "list_operators",
@@ -64,7 +73,10 @@ __all__ = [
     "quantise",
     "raw_signature",
     "run",
+    "say_refusal",
+    "say_share",
     "to_onnx",
+    "write_mobile",
     "write_student",
 ]
 

@@ -1,4 +1,5 @@
-"""`python -P -m export verify FOLDER` and `… quantise MODEL OUT --precision P --calibration NPZ`."""
+"""`python -P -m export verify FOLDER`, `… quantise MODEL OUT --precision P --calibration NPZ` and
+`… check MODEL [--out FOLDER]`."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 CALIBRATION_BATCH = 32
+MADE_UP_TOLERANCE = 0.05  # of outputs for made-up inputs: the kernels of int8 round by a step of some activation
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,6 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     quantising.add_argument("--precision", default="int8")
     quantising.add_argument("--calibration", type=Path, help=".npz of inputs by name, rows first")
     quantising.set_defaults(command=_quantise)
+    checking = commands.add_parser("check", help="what runtimes and phones' accelerators would take of a file")
+    checking.add_argument("model", type=Path)
+    checking.add_argument("--out", type=Path, help="write model.ort and what else a mobile build wants there")
+    checking.set_defaults(command=_check)
     options = parser.parse_args(arguments)
     problems: list[str] = options.command(options)
     for problem in problems:
@@ -57,6 +63,30 @@ def _quantise(options: argparse.Namespace) -> list[str]:
     except (ValueError, *RUNTIME_ERRORS) as error:
         return [str(error).strip().splitlines()[0]]
     print(f"{artifact.path}: {artifact.precision}, {artifact.size_bytes} bytes")
+    return []
+
+
+def _check(options: argparse.Namespace) -> list[str]:
+    from export.accelerators import NAMES
+    from export.checks import check_model, say_share
+    from export.mobile import FIXED, ORT, write_mobile
+    from export.precisions import make_up_inputs
+
+    try:
+        found = check_model(options.model)
+        feeds = make_up_inputs(options.model)[0]
+        made = {} if options.out is None else write_mobile(options.model, options.out, feeds, MADE_UP_TOLERANCE)
+    except OSError as error:
+        return [f"{error.filename}: {error.strerror}"]
+    except ValueError as error:
+        return [str(error)]
+    print(f"{options.model}: runs on this onnxruntime; by lists of operators, nothing ran on a phone:")
+    for name, share in found.items():
+        print(f"{NAMES[name]}: {say_share(share)}")
+    for name in [name for name in (ORT, FIXED) if name in made]:
+        difference = made[name].get("largest_difference")
+        said = made[name].get("reason") or f"outputs within {difference:.1e} of the model's"
+        print(f"{options.out / name}: {said}")
     return []
 
 

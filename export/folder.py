@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -30,14 +30,19 @@ QUANTISED_TOLERANCE = 0.05
 
 
 def write_student(
-    folder: Path, artifact: Artifact, manifest: Mapping[str, Any], golden: Mapping[str, np.ndarray], card: str
+    folder: Path,
+    artifact: Artifact,
+    manifest: Mapping[str, Any],
+    golden: Mapping[str, np.ndarray],
+    card: str,
+    beside: Sequence[Path] = (),
 ) -> Path:
     """Write the folder of one student beside, then rename; an older folder is replaced.
 
     `manifest` gives what the file itself does not say: `classes` (or None), `preprocessing` (a front),
     `teacher` (`licence` and `origin` as given, or None) and whatever else an app should know. `golden` is raw
-    inputs; the outputs to expect are what the shipped file gives. Raises ValueError where `manifest` names a
-    computed key or lacks one of these three.
+    inputs; the outputs to expect are what the shipped file gives. `beside`: further files, which ship under their
+    own names. Raises ValueError where `manifest` names a computed key or lacks one of these three.
     """
     _check_given(manifest)
     given = dict(manifest)
@@ -48,6 +53,8 @@ def write_student(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     shutil.copyfile(artifact.path, draft / "model.onnx")
+    for file in beside:
+        shutil.copyfile(file, draft / file.name)
     _write_golden(draft, artifact.precision, golden, given)
     (draft / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     _write_snippets(draft, str(given.get("name", "student")))
@@ -92,29 +99,30 @@ def _hash_files(draft: Path) -> dict[str, dict[str, Any]]:
 def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> None:
     """All rows as `.npz`; the first alone, run alone, also as plain files."""
     runner = Runner(draft / "model.onnx")
-    outputs = _run_named(runner, golden)
+    outputs = run_named(runner, golden)
     arrays = {f"input/{name}": array for name, array in golden.items()}
     arrays |= {f"output/{name}": array for name, array in outputs.items()}
     np.savez_compressed(draft / "golden.npz", **arrays)  # type: ignore[arg-type]
     first = {name: array[:1] for name, array in golden.items()}
-    alone = _run_named(runner, first)
+    alone = run_named(runner, first)
     _write_json(
         draft / "golden.json",
         {
-            "tolerance": _tolerance(precision, outputs),
+            "tolerance": golden_tolerance(precision, outputs),
             "inputs": {name: _describe_array(f"input/{name}", array) for name, array in golden.items()},
             "outputs": {name: _describe_array(f"output/{name}", array) for name, array in outputs.items()},
-            "first": write_plain(draft, given, first, alone, _tolerance(precision, alone)),
+            "first": write_plain(draft, given, first, alone, golden_tolerance(precision, alone)),
         },
     )
 
 
-def _run_named(runner: Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_named(runner: Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [output.name for output in runner.session.get_outputs()]
     return dict(zip(names, runner.all_outputs(inputs), strict=True))
 
 
-def _tolerance(precision: str, outputs: Mapping[str, np.ndarray]) -> float:
+def golden_tolerance(precision: str, outputs: Mapping[str, np.ndarray]) -> float:
+    """How far outputs may be from these on other machines."""
     largest = max(1.0, *(float(np.abs(output).max()) for output in outputs.values()))
     return RELATIVE_TOLERANCE.get(precision, QUANTISED_TOLERANCE) * largest
 

@@ -37,7 +37,7 @@ def list_operators(path: Path) -> tuple[str, ...]:
 def _name_operators(model: onnx.ModelProto) -> list[str]:
     return [
         f"{node.domain}:{node.op_type}" if node.domain else node.op_type
-        for graph in _all_graphs(model.graph)
+        for graph in all_graphs(model.graph)
         for node in graph.node
     ]
 
@@ -74,11 +74,11 @@ def tidy(model: onnx.ModelProto, keep: Collection[str] | None = None) -> onnx.Mo
     """
     model.producer_name, model.producer_version, model.doc_string, model.domain = "", "", "", ""
     del model.metadata_props[:]
-    for graph in _all_graphs(model.graph):
+    for graph in all_graphs(model.graph):
         _strip(graph)
     model.graph.name = "student"
     _drop_unused_domains(model)
-    if not model.functions and len(list(_all_graphs(model.graph))) == 1:
+    if not model.functions and len(list(all_graphs(model.graph))) == 1:
         ends = [value.name for value in [*model.graph.input, *model.graph.output]]
         shorten_names(model.graph, ends if keep is None else keep)
     return model
@@ -124,7 +124,7 @@ def _fresh_names(prefix: str, taken: Collection[str]) -> Iterator[str]:
 
 def _drop_unused_domains(model: onnx.ModelProto) -> None:
     """onnxruntime declares every domain it knows, the standard one by its long name too."""
-    used = {node.domain for graph in _all_graphs(model.graph) for node in graph.node}
+    used = {node.domain for graph in all_graphs(model.graph) for node in graph.node}
     used |= {node.domain for function in model.functions for node in function.node}
     kept = [onnx.helper.make_opsetid("", standard_opset(model))]
     kept += [entry for entry in model.opset_import if entry.domain in used - {"", "ai.onnx"}]
@@ -142,9 +142,9 @@ def _strip(graph: onnx.GraphProto) -> None:
             del item.metadata_props[:]
 
 
-def _all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _all_graphs(attribute.g)
+                yield from all_graphs(attribute.g)

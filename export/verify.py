@@ -19,6 +19,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "integer": int,
     "number": (int, float),
+    "boolean": bool,
     "null": type(None),
 }
 _OWN = {"__pycache__", "node_modules", "build"}
@@ -48,8 +49,8 @@ def check_schema(value: Any, schema: dict[str, Any], defs: dict[str, Any], where
         schema = defs[schema["$ref"].removeprefix("#/$defs/")]
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    fits = any(isinstance(value, _TYPES[kind]) for kind in kinds) and not isinstance(value, bool)
-    if kinds and not fits:
+    allowed = {"boolean"} & set(kinds) if isinstance(value, bool) else kinds
+    if kinds and not any(isinstance(value, _TYPES[kind]) for kind in allowed):
         return [f"{where} must be {' or '.join(kinds)}. Got {_short(value)}"]
     problems = []
     if isinstance(value, dict):

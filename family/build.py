@@ -10,6 +10,7 @@ from typing import Any
 
 from family.builtin_teacher import is_trained
 from family.candidates import open_benches
+from family.checks import check_runtimes
 from family.controls import train_controls
 from family.errors import mistake
 from family.finals import choose_students, could_win, finalist_rows, finish, measure_finalists, pick_finalists
@@ -53,6 +54,7 @@ def build(spec: Spec, run: Path | None, dry_run: bool, show: Show, watch: Watch 
             show("note: the built-in teacher is trained by the first run, not by this dry run; it is not scored")
         else:
             score_teacher(job)
+        check_runtimes(job)
         if dry_run:
             told = forecast(job)
             return Outcome(0, told, folder, say_forecast(told))

@@ -15,6 +15,7 @@ import pandas as pd
 from benchmark import Meter, host, host_fingerprint
 from export import describe, front_data, write_student
 from family import spaces
+from family.checks import check_student
 from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
 from family.finals import flat_figures
 from family.job import Job, limits_of
@@ -324,8 +325,7 @@ def budget_entry(
         "flips": flips(job, params, key[1], recipe),
         "kernels": kernels_of(job, params, key[1], recipe.student),
     }
-    write_student_folder(job, name, entry, params, recipe.student)
-    return entry
+    return entry | {"checks": write_student_folder(job, name, entry, params, recipe.student)}
 
 
 def say_left_out(compared: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
@@ -413,10 +413,11 @@ def teacher_classes(store: Any, split: Split, rows: np.ndarray) -> np.ndarray:
 
 def write_student_folder(
     job: Job, name: str, entry: Mapping[str, Any], params: Mapping[str, Any], training: Training
-) -> Path:
-    """students/<budget>/: the file that was scored and measured, with all an app needs to use it."""
+) -> dict[str, Any]:
+    """students/<budget>/: the file that was scored and measured, with all an app needs. Returns its checks."""
     path = trained_folder(job, params, training) / entry["precision"] / "model.onnx"
     golden = job.task.raw("val", np.arange(1 if job.task.ragged else min(4, job.task.rows("val"))))
+    checks, beside = check_student(job, path, entry["precision"], golden)
     manifest = {
         "name": f"{job.spec.name}/{name}",
         "kind": job.task.kind,
@@ -426,14 +427,17 @@ def write_student_folder(
         "teacher": {"licence": given_by(job, "licence"), "origin": given_by(job, "origin")},
         "score": {"name": job.task.score.name, "test": entry["test"], "val": entry["val"]},
         "limits": entry["limits"],
+        "checks": checks,
     }
-    return write_student(
+    write_student(
         job.folder / "students" / name,
         describe(path, entry["precision"]),
         manifest,
         golden,
         card(job, name, entry),
+        beside,
     )
+    return checks
 
 
 def given_by(job: Job, what: str) -> str | None:

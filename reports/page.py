@@ -14,6 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports.blocks import Facts, Items, Picture, Section, Table, Text
+from reports.checks import mark_fall_back
 from reports.plots import save_figure
 from reports.run_tables import Run, find_target, list_targets, load_run
 from reports.sections import SECTIONS, picture_frontier
@@ -82,6 +83,7 @@ def describe_budget(run: Run, name: str) -> dict[str, Any]:
         "folder": budget.get("student") if budget["status"] == "kept" else None,
         "precision": budget.get("precision"),
         "same": _find_twin(run, name),
+        "phones": mark_fall_back(budget),
         "meters": [m for m in meters if m],
     }
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reports.blocks import Block, Facts, Items, Picture, Section, Table, Text
+from reports.checks import show_checks
 from reports.choice import frontier
 from reports.frontier_plot import draw_frontier, list_panels
 from reports.intervals import difference
@@ -730,6 +731,7 @@ SECTIONS: dict[str, Callable[[Run], Section | None]] = {
     "tried": show_tried,
     "int8": show_int8,
     "kernels": show_kernels,
+    "checks": show_checks,
     "method": show_method,
     "warnings": show_warnings,
 }

@@ -5,11 +5,22 @@ import json
 import re
 
 import numpy as np
+import onnx
 import psutil
 import pytest
 from test_benchmark_timing import write_mlp
 
-from benchmark import Bench, WorkerDied, browser, can_answer, node, open_meter, resolve_target, unavailable
+from benchmark import (
+    Bench,
+    WorkerDied,
+    browser,
+    can_answer,
+    node,
+    open_meter,
+    resolve_target,
+    unavailable,
+    why_refused,
+)
 from benchmark.c_runner import open_here
 from benchmark.inputs import make_inputs
 from benchmark.targets import open_channel
@@ -65,6 +76,20 @@ def test_a_broken_model_is_told_and_the_next_one_runs(models, tmp_path, name):
         assert channel.ask("run", models[64])["outputs"]
     finally:
         channel.close()
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_what_a_runtime_lacks_is_its_own_word(models, tmp_path, name):
+    own, new = onnx.load(models[64]), onnx.load(models[64])
+    own.graph.node[0].domain = "my.own"
+    own.opset_import.append(onnx.helper.make_opsetid("my.own", 1))
+    new.opset_import[0].version = 99
+    onnx.save(own, tmp_path / "own.onnx")
+    onnx.save(new, tmp_path / "new.onnx")
+    target = resolve_target(name)
+    assert why_refused(target, [models[64], models[128]]) is None
+    assert "my.own:" in why_refused(target, [models[64], tmp_path / "own.onnx"])
+    assert "Opset 99" in why_refused(target, [tmp_path / "new.onnx"])
 
 
 @pytest.mark.parametrize("name", [needs("browser")])

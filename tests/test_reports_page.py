@@ -152,6 +152,11 @@ def write_run(folder: Path, seed: int = 0) -> Path:
             budget["flips"] = {"int8_vs_fp32": 4, "agreement": 0.93}
             seen = {"what": "AVX2, no VNNI", "rows": 300, "flips": 6, "largest": 0.021}
             budget["kernels"] = {"this host": seen | {"what": "x86_64, VNNI"}, "old-x86": seen}
+            whole = {"nodes": 9, "taken": 9, "needs_fixed_shapes": True, "falls_back": False}
+            budget["checks"] = {
+                "targets": {"cpu": {"runs": True, "falls_back": False}},
+                "accelerators": {"nnapi": whole},
+            }
             chosen = rows[hit].iloc[0]
             control = chosen.to_dict() | {"role": "control", "val": chosen["val"] - 0.025, "finalist": False}
             rows = pd.concat([rows, pd.DataFrame([control])], ignore_index=True)

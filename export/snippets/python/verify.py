@@ -14,7 +14,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from predict import FOLDER, load
 
-TYPES: dict = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None)}
+TYPES: dict = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+}
 ALWAYS = {"model.onnx", "golden.json", "golden.npz"}
 
 
@@ -22,7 +30,8 @@ def check_schema(value: object, schema: dict, defs: dict, where: str) -> list[st
     """Types, required keys, choices and bounds, as far as manifest.schema.json uses JSON schema."""
     schema = defs[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
     kinds = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", [])
-    if kinds and (isinstance(value, bool) or not any(isinstance(value, TYPES[kind]) for kind in kinds)):
+    allowed = {"boolean"} & set(kinds) if isinstance(value, bool) else kinds
+    if kinds and not any(isinstance(value, TYPES[kind]) for kind in allowed):
         return [f"{where} must be {' or '.join(kinds)}"]
     problems = []
     if isinstance(value, dict):
