@@ -57,7 +57,7 @@ def see_kernel(job: Job, folder: Any, precision: str, kernel: str) -> dict[str, 
         answers = [ask(first)]
         seconds = max(time.monotonic() - begin, 1e-3) / FIRST
         rest = job.task.raw("test", np.arange(FIRST, min(count, FIRST + int(ENOUGH_S / seconds))))
-        answers += [ask(rest)] if count > FIRST and ENOUGH_S >= seconds else []
+        answers += [ask(rest)] if count > FIRST and seconds <= ENOUGH_S else []
     except (ValueError, WorkerDied) as problem:
         return {"skipped": str(problem).rstrip(".")}
     expected = [plain(first), plain(rest)][: len(answers)]
