@@ -75,6 +75,10 @@ def test_every_budget_keeps_its_limits_and_has_a_folder_that_verifies(finished: 
             assert figure["high"] <= figure["limit"]
     size = (finished / "run" / "students" / "small" / "model.onnx").stat().st_size
     assert family["budgets"]["small"]["limits"]["size_kb"]["measured"] == pytest.approx(size / 1000)
+    download = family["budgets"]["small"]["costs"]["download_kb"]
+    manifest = json.loads((finished / "run" / "students" / "small" / "manifest.json").read_text())
+    assert (download["measured"], download["provenance"]) == (manifest["download_bytes"] / 1000, "static")
+    assert download["measured"] < size / 1000
     assert (finished / "run" / "report" / "index.html").exists()
 
 

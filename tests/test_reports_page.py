@@ -149,7 +149,7 @@ def write_run(folder: Path, seed: int = 0) -> Path:
             budget |= {"student": f"students/{name}", "seeds": [10, 11, 12], "test": vars(own)}
             hit = (rows["id"] == choice.id) & (rows["precision"] == choice.precision)
             rows.loc[hit, ["test", "test_low", "test_high"]] = [own.value, own.low, own.high]
-            budget["flips"] = {"int8_vs_fp32": 4, "agreement": 0.93}
+            budget["flips"] = {"vs_fp32": 4, "agreement": 0.93}
             chosen = rows[hit].iloc[0]
             control = chosen.to_dict() | {"role": "control", "val": chosen["val"] - 0.025, "finalist": False}
             rows = pd.concat([rows, pd.DataFrame([control])], ignore_index=True)
