@@ -1,8 +1,8 @@
 """Student ÷ reference by our `cpu` protocol beside the same ratio by MLCommons' load generator, single stream.
 
-`python -P tests/perf/loadgen_ratio.py`, about four minutes; needs `pip install 'student-family[perf]'`. Four students
-of the conv space on digits at 32 × 32, untrained, each with the reference that `Bench` pairs it with. In every round our protocol
-has a fresh process and so has the load generator, which there times student and reference in turn.
+`python -P tests/perf/loadgen_ratio.py`, about four minutes; needs `pip install 'student-family[perf]'`. Three students of
+the conv space on digits at 32 × 32, fp32 and int8, untrained, each with the reference that `Bench` pairs it with. Every
+round is a fresh process, in which our pairing and single-stream tests of the two take turns.
 
 The load generator adds the cost of a query to both, which draws ratios towards 1. What an empty query takes there is
 measured in the same processes, and the ratio is told as it comes and with that subtracted.
@@ -24,7 +24,7 @@ from scipy import stats
 
 from benchmark import PRESETS, Bench, host
 from benchmark.models import hash_model
-from benchmark.worker import Worker
+from benchmark.worker import Worker, pair
 from family.candidates import untrained_graphs, write_feeds, write_references
 from family.job import open_job
 from family.spec import read_spec
@@ -34,86 +34,78 @@ teacher: digits
 students: {space: conv, input: 32}
 budgets: {best: {target: cpu}}
 """
-STUDENTS = [(8, 1), (16, 2), (32, 2), (64, 3)]  # width, depth
-ROUNDS = 2
-SECONDS = 0.4  # of our protocol in a round
-TEST_MS = 150  # of one run of the load generator; four of them in a round for each of the pair
+STUDENTS = [(16, 2), (32, 2), (64, 3)]  # width, depth
+ROUNDS = 12
+TURNS = 6  # of a round
+SECONDS = 0.1  # of our pairing in a turn
+TEST_MS = 60  # of each of a turn's two single-stream tests
 AGREE = 0.03
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--loadgen"]:
-        print(json.dumps(ask_loadgen(*map(Path, sys.argv[2:]))))
+    if sys.argv[1:2] == ["--round"]:
+        print(json.dumps(take_turns(*map(Path, sys.argv[2:]))))
         return 0
     facts = host()
     said = f"onnxruntime {facts['onnxruntime']}, mlcommons-loadgen {version('mlcommons-loadgen')}"
     print(f"{date.today()}, {facts['cpu']}, {said}; {ROUNDS} rounds\n")
-    print("| student | ms | reference, ms | ours | loadgen | off, % | less an empty query | off, % |")
+    print("| student | ms | reference, ms | ours | load generator | off, % | less an empty query | off, % |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     off, empty = [], []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "budgets.yaml").write_text(CASE)
-        job = open_job(read_spec(Path(folder) / "budgets.yaml"), Path(folder) / "run", Path(folder) / "cache", print)
+        spec = read_spec(Path(folder) / "budgets.yaml")
+        job = open_job(spec, Path(folder) / "run", Path(folder) / "cache", lambda _: None)
         references, feeds = write_references(job), write_feeds(job)
         with Bench(PRESETS["cpu"], references, feeds) as bench:
-            ladder = bench.ladder()
-        for width, depth in STUDENTS:
-            for precision, student in untrained_graphs(job, {"width": width, "depth": depth}).items():
-                found, reference_ms = compare(student, references, feeds, ladder)
-                ours, told, less = (np.log(found[way]) for way in ("ours", "loadgen", "less"))
-                cells = [
-                    f"{width} × {depth} {precision}",
-                    f"{reference_ms * np.exp(ours.mean()):.4f}",
-                    f"{reference_ms:.4f}",
-                ]
-                cells += [say(ours), say(told), say_off(told - ours), say(less), say_off(less - ours)]
-                print(f"| {' | '.join(cells)} |", flush=True)
-                off.append((abs((told - ours).mean()), abs((less - ours).mean())))
-                empty += found["empty"]
-    worst = np.expm1(np.max(off, axis=0))
+            for width, depth in STUDENTS:
+                for precision, student in untrained_graphs(job, {"width": width, "depth": depth}).items():
+                    rung = find_rung(bench, student)
+                    reference = next(path for path in references if hash_model(path) == rung["sha256"])
+                    rounds = [ask_round(student, reference, feeds) for _ in range(ROUNDS)]
+                    ours, told, less = (np.array(column) for column in zip(*map(find_ratios, rounds), strict=True))
+                    ms = (f"{rung['ms'] * np.exp(ours.mean()):.4f}", f"{rung['ms']:.4f}")
+                    cells = [say(ours), say(told), say_off(told - ours), say(less), say_off(less - ours)]
+                    print(f"| {' | '.join((f'{width} × {depth} {precision}', *ms, *cells))} |", flush=True)
+                    off.append([abs((way - ours).mean()) for way in (told, less)])
+                    empty += [one["empty"] for one in rounds]
     print(f"\nan empty query takes the load generator {np.median(empty) / 1000:.2f} µs")
-    for name, share in zip(("as it comes", "less an empty query"), worst, strict=True):
+    for name, share in zip(("as it comes", "less an empty query"), np.expm1(np.max(off, axis=0)), strict=True):
         print(f"largest disagreement {name}: {share:.1%}, {'within' if share <= AGREE else 'beyond'} {AGREE:.0%}")
     return 0
 
 
-def compare(student: Path, references: list[Path], feeds: Path, ladder: list) -> tuple[dict[str, list[float]], float]:
-    """Ratios of every round by `ours`, `loadgen` and `less` (an empty query); ns of an `empty` one. And the
-    reference's ms."""
-    with Bench(PRESETS["cpu"], references, feeds, ladder=ladder) as bench:
-        about = bench.paired(student, SECONDS).value
-    rung = min(ladder, key=lambda one: abs(np.log(one["ms"] / about)))
-    reference = next(p for p in references if rung["sha256"] == hash_model(p))
-    found: dict[str, list[float]] = {"ours": [], "loadgen": [], "less": [], "empty": []}
-    for i in range(ROUNDS):
-        for way in ("ours", "loadgen") if i % 2 else ("loadgen", "ours"):
-            if way == "ours":
-                with Bench(PRESETS["cpu"], [reference], feeds, ladder=[rung]) as bench:
-                    found["ours"].append(bench.paired(student, SECONDS).value / rung["ms"])
-                continue
-            command = [sys.executable, "-P", __file__, "--loadgen", *map(str, (student, reference, feeds))]
-            ns = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            found["loadgen"].append(np.exp(np.mean(np.log(ns["student"]) - np.log(ns["reference"]))))
-            empty = float(np.median(ns["empty"]))
-            less = [np.log(np.asarray(ns[who]) - empty) for who in ("student", "reference")]
-            found["less"].append(np.exp(np.mean(less[0] - less[1])))
-            found["empty"].append(empty)
-    return found, float(rung["ms"])
+def find_rung(bench: Bench, student: Path) -> dict:
+    """The reference that pairing takes: the nearest in cost."""
+    about = bench.paired(student).value
+    return min(bench.ladder(), key=lambda rung: abs(np.log(rung["ms"] / about)))
 
 
-def ask_loadgen(student: Path, reference: Path, feeds: Path) -> dict[str, list[float]]:
-    """Medians in ns of several single-stream tests, student and reference in turn, and of an empty query."""
+def ask_round(student: Path, reference: Path, feeds: Path) -> dict:
+    command = [sys.executable, "-P", __file__, "--round", *map(str, (student, reference, feeds))]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def find_ratios(one: dict) -> tuple[float, float, float]:
+    """Of a round, in logs: ours, the load generator's, and that less an empty query."""
+    student, reference = (np.array(one[name]) for name in ("student", "reference"))
+    less = np.log((student - one["empty"]) / (reference - one["empty"]))
+    return float(np.log(np.median(one["ours"]))), float(np.log(student / reference).mean()), float(less.mean())
+
+
+def take_turns(student: Path, reference: Path, feeds: Path) -> dict:
+    """`ours`: ratios of blocks; `student`, `reference`: medians in ns of single-stream tests; `empty`: of one with
+    nothing to do."""
     with np.load(feeds) as arrays:
         worker = Worker(1, 1, {name: arrays[name] for name in arrays.files})
-    runs = {
-        name: worker.open(str(path), strict=False) for name, path in (("student", student), ("reference", reference))
-    }
-    runs["empty"] = lambda: None
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for order in (("student", "reference"), ("reference", "student")) * 2:
-        for name in (*order, "empty"):
+    request = {"model": str(student), "references": [str(reference)], "reference_ms": [1.0], "seconds": SECONDS}
+    runs = {"student": worker.open(str(student), beside=True), "reference": worker.open_reference(str(reference))}
+    found: dict = {"ours": [], "student": [], "reference": []}
+    for turn in range(TURNS):
+        found["ours"] += [own / other for own, other in pair(worker, request)["blocks_ns"]]
+        for name in ("student", "reference") if turn % 2 else ("reference", "student"):
             found[name].append(single_stream(runs[name]))
-    return found
+    return {**found, "empty": single_stream(lambda: None)}
 
 
 def single_stream(run: Callable[[], object]) -> float:
