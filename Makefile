@@ -47,6 +47,7 @@ test-slow: setup
 	$(BIN)/python -P -m pytest -m slow --timeout=3600
 
 perf: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,perf]'
 	for script in tests/perf/*.py; do $(BIN)/python -P $$script || exit 1; done
 
 clean:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmark.bench import Bench
 from benchmark.channel import WorkerDied
-from benchmark.footprint import measure_memory, measure_size
+from benchmark.footprint import measure_download, measure_memory, measure_size
 from benchmark.host import host
 from benchmark.meters import needs_ladder, open_meter
 from benchmark.serial import measurement_to_dict
@@ -50,7 +50,7 @@ def measure(model: Path, target: Target, feeds: Path | None, seconds: float) -> 
     with Bench(target, feeds=feeds) as bench:
         timed = bench.direct(model, seconds)
     memory = measure_memory([model], target, feeds) if "memory_mb" in can_answer(target) else []
-    return [*timed, *memory, measure_size(model, target)]
+    return [*timed, *memory, measure_size(model, target), measure_download(model, target)]
 
 
 def draw(model: Path, measurements: Sequence[Measurement]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.footprint import measure_memory, measure_size
+from benchmark.footprint import measure_download, measure_memory, measure_size
 from benchmark.intervals import find_t, interval_of_repeats, median_error, pooled_spread
 from benchmark.models import check_model, hash_model, say_options
 from benchmark.opened import Opened
@@ -64,13 +64,13 @@ class Bench(Opened):
         return [measure_size(model, self._target), self.paired(model, QUICK_SECONDS)]
 
     def settle(self, models: Sequence[Path]) -> list[list[Measurement]]:
-        """Of each file size_kb, latency_ms (all of them in the same fresh processes), latency_direct_ms,
+        """Of each file size_kb, download_kb, latency_ms (all of them in the same fresh processes), latency_direct_ms,
         latency_p95_ms, and memory_mb where the target tells it."""
         if not models:
             return []
-        latencies = self.paired_afresh(models)
+        target, latencies = self._target, self.paired_afresh(models)
         settled = [
-            [measure_size(model, self._target), latency, *self.direct(model, DIRECT_SECONDS)]
+            [measure_size(model, target), measure_download(model, target), latency, *self.direct(model, DIRECT_SECONDS)]
             for model, latency in zip(models, latencies, strict=True)
         ]
         if "memory_mb" in can_answer(self._target):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.footprint import measure_size
+from benchmark.footprint import measure_download, measure_size
 from benchmark.models import check_model
 from benchmark.opened import Opened
 from benchmark.targets import can_answer, provenance_of
@@ -27,7 +27,8 @@ class CountMeter(Opened):
         return [measure_size(model, self._target)]
 
     def settle(self, models: Sequence[Path]) -> list[list[Measurement]]:
-        return [self.quickly(model) for model in models]
+        """The same, and download_kb, of each of `models`."""
+        return [[*self.quickly(model), measure_download(model, self._target)] for model in models]
 
     def count(self, model: Path) -> Measurement:
         """instructions_m: millions per inference, the median of several; `low` and `high` are the least and the most

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.footprint import measure_size
+from benchmark.footprint import measure_download, measure_size
 from benchmark.intervals import interval_of_repeats
 from benchmark.models import check_model, say_options
 from benchmark.opened import Opened
@@ -32,8 +32,9 @@ class DirectMeter(Opened):
         return [measure_size(model, self._target), *self.direct(model, SECONDS)]
 
     def settle(self, models: Sequence[Path]) -> list[list[Measurement]]:
-        """The same, longer, of each of `models`."""
-        return [[measure_size(one, self._target), *self.direct(one, SECONDS * LONGER)] for one in models]
+        """The same, longer, and download_kb, of each of `models`."""
+        target, longer = self._target, SECONDS * LONGER
+        return [[measure_size(m, target), measure_download(m, target), *self.direct(m, longer)] for m in models]
 
     def direct(self, model: Path, seconds: float) -> list[Measurement]:
         """latency_ms: median over sessions of each session's median (mean where the answer says `means`)."""

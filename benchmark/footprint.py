@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,10 +56,24 @@ def _say_memory(samples: Sequence[float], target: Target, host: str) -> Measurem
 
 def measure_size(model: Path, target: Target) -> Measurement:
     """size_kb: bytes of the file, and of `<file>.data` where weights lie beside it. 1 kB is 1000 bytes."""
+    return _say_bytes("size_kb", sum(path.stat().st_size for path in _list_files(model)), "bytes of the file", target)
+
+
+def measure_download(model: Path, target: Target) -> Measurement:
+    """download_kb: the same bytes as a web server or an app store sends them, compressed by gzip at level 9.
+
+    It is about these weights: untrained ones compress otherwise.
+    """
+    size = sum(len(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0)) for path in _list_files(model))
+    return _say_bytes("download_kb", size, "bytes of the file compressed by gzip -9", target)
+
+
+def _list_files(model: Path) -> list[Path]:
     path = check_model(Path(model))
     beside = path.with_name(path.name + ".data")
-    size = path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
+    return [path, beside] if beside.is_file() else [path]
+
+
+def _say_bytes(quantity: str, size: int, protocol: str, target: Target) -> Measurement:
     kb = size / 1000
-    return Measurement(
-        "size_kb", kb, kb, kb, (kb,), target.name, "static", "bytes of the file ÷ 1000", host_fingerprint()
-    )
+    return Measurement(quantity, kb, kb, kb, (kb,), target.name, "static", f"{protocol} ÷ 1000", host_fingerprint())

@@ -23,7 +23,7 @@ class Measurement:
     """One quantity of one model on one target. `low` and `high` bound a 95 % interval of `value`.
 
     quantity: latency_ms (paired ratio × the reference's median at rest), latency_direct_ms (median as timed),
-    latency_p95_ms, memory_mb, size_kb. provenance: `measured:host`, `static`, …
+    latency_p95_ms, memory_mb, size_kb, download_kb. provenance: `measured:host`, `static`, …
     """
 
     quantity: str

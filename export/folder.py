@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,10 +23,21 @@ from export.signatures import front_data
 from export.types import Artifact
 
 FORMAT = 1
-COMPUTED = ("format", "inputs", "outputs", "picture", "opset", "operators", "precision", "size_bytes", "files")
+COMPUTED = (
+    "format",
+    "inputs",
+    "outputs",
+    "picture",
+    "opset",
+    "operators",
+    "precision",
+    "size_bytes",
+    "download_bytes",
+    "files",
+)
 LANGUAGES = ("python", "javascript", "c", "cpp", "kotlin", "swift")
 # Another machine's kernels round elsewhere: float32 in the last digits, int8 by a step of some activation.
-RELATIVE_TOLERANCE = {"fp32": 1e-4}
+RELATIVE_TOLERANCE = dict.fromkeys(("fp32", "int8-weights", "fp16-weights"), 1e-4)
 QUANTISED_TOLERANCE = 0.05
 
 
@@ -84,6 +96,7 @@ def _fill_manifest(draft: Path, artifact: Artifact, given: Mapping[str, Any]) ->
         "operators": shipped.operators,
         "precision": shipped.precision,
         "size_bytes": shipped.size_bytes,
+        "download_bytes": len(gzip.compress((draft / "model.onnx").read_bytes(), compresslevel=9, mtime=0)),
         "files": _hash_files(draft),
     }
 

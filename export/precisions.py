@@ -21,6 +21,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.graphs import FRONT_PREFIX, describe, read_specs, tidy, write_model
+from export.stored_weights import store_float16, store_int8
 from export.types import Artifact
 
 UNBOUNDED = 1e6
@@ -114,6 +115,8 @@ PRECISIONS: dict[str, Callable[[onnx.ModelProto, Calibration], onnx.ModelProto]]
     "fp32": _keep,
     "int8": _quantise_static,
     "int8-dynamic": _quantise_dynamic,
+    "int8-weights": lambda model, calibration: store_int8(model),
+    "fp16-weights": lambda model, calibration: store_float16(model),
 }
 
 

@@ -14,6 +14,7 @@ from export.front import Front, ImageFront, PlainFront, SeriesFront, TableFront
 from export.graphs import FRONT_PREFIX as PREFIX
 from export.graphs import describe, read_specs, standard_opset, tidy, value_info, write_model
 from export.signatures import body_signature, raw_signature
+from export.stored_weights import read_storage
 from export.types import Artifact
 
 
@@ -74,7 +75,9 @@ def _read_precision(body: onnx.ModelProto) -> str:
     operators = {node.op_type for node in body.graph.node}
     if operators & {"DynamicQuantizeLinear", "DynamicQuantizeMatMul"}:
         return "int8-dynamic"
-    return "int8" if "QuantizeLinear" in operators else "fp32"
+    if "QuantizeLinear" in operators:
+        return "int8"
+    return read_storage(body)
 
 
 def _words(specs: tuple) -> str:

@@ -25,6 +25,7 @@ from family.types import StudentSpace, Task, Teacher
 
 Show = Callable[[str], None]
 TEACHERS = "teachers"  # in the cache folder: those that a run trained
+STORED = ("int8-weights", "fp16-weights")  # precisions that suit whatever a space builds
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,10 @@ def open_job(
 def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
     """What only data and space can tell of the file's settings. Raises Mistakes, all at once."""
     wrong = []
-    odd = [p for p in spec.export.precisions or () if p not in space.precisions]
+    allowed = dict.fromkeys((*space.precisions, *STORED))
+    odd = [p for p in spec.export.precisions or () if p not in allowed]
     if odd:
-        able = ", ".join(space.precisions)
+        able = ", ".join(allowed)
         wrong.append(Mistake("export.precisions", f"{', '.join(odd)} is not for {space.name}, which has {able}."))
     if spec.export.max_flips is not None and task.kind != "classification":
         wrong.append(Mistake("export.max_flips", f"counts changed classes; this data is for {task.kind}."))

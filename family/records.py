@@ -381,7 +381,7 @@ def flips(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe) -
     }
     if precision != "fp32" and "fp32" in job.precisions:
         plain = outputs_of(job, params, recipe.student, "fp32", "test").argmax(1)
-        found["int8_vs_fp32"] = int((ours != plain).sum())
+        found["vs_fp32"] = int((ours != plain).sum())
     return found
 
 

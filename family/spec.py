@@ -306,11 +306,13 @@ class SearchSpec(Part):
 
 
 class ExportSpec(Part):
-    precisions: list[Literal["fp32", "int8", "int8-dynamic"]] = Field(default_factory=list)
-    """Default: those of the student space."""
+    precisions: list[Literal["fp32", "int8", "int8-dynamic", "int8-weights", "fp16-weights"]] = Field(
+        default_factory=list
+    )
+    """Default: those of the student space. int8-weights and fp16-weights store weights small and compute in fp32."""
     opset: Annotated[int, Strict(), Field(ge=18, le=20)] | Auto = "auto"
     max_flips: Annotated[float, Strict(), Field(ge=0, le=1)] | None = None
-    """Largest share of rows whose class int8 may change against fp32."""
+    """Largest share of rows whose class another precision may change against fp32."""
 
 
 def read_path(value: Any) -> Any:

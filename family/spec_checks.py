@@ -210,7 +210,9 @@ def check_score_limit(where: str, limit: Any, score: Any) -> Iterator[Mistake]:
 def check_precisions(raw: Mapping[str, Any]) -> Iterator[Mistake]:
     given: Any = as_mapping(raw.get("export")).get("precisions")
     if given == []:
-        yield Mistake("export.precisions", "must name at least one of fp32, int8 and int8-dynamic.")
+        yield Mistake(
+            "export.precisions", "must name at least one of fp32, int8, int8-dynamic, int8-weights and fp16-weights."
+        )
     for i, name in enumerate(given if isinstance(given, list) else []):
         if name in given[:i]:
             yield Mistake(join("export.precisions", i), f"names {name} again.")

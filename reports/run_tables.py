@@ -21,6 +21,7 @@ COSTS = (
     "latency_without_front_ms",
     "instructions_m",
     "size_kb",
+    "download_kb",
     "memory_mb",
 )
 

@@ -145,7 +145,7 @@ def show_changes(run: Run) -> Section | None:
         return None
     caption = (
         "On test. Agrees: the same answer as the teacher. Newly wrong: the teacher was right; inherited: wrong, and "
-        "with the teacher's answer. int8 flips: rows whose answer differs from that of the fp32 file. "
+        "with the teacher's answer. Against fp32: rows whose answer differs from that of the fp32 file. "
         "Calibration error: how far confidence is from the share of right answers."
     )
     changes = _tabulate_changes(run, kept)
@@ -253,8 +253,8 @@ def _compare_teacher(run: Run, name: str) -> dict[str, str] | None:
             "Greatest": say_number(float(apart.max())),
         }
     line |= _count_flips(truth, ours, theirs)
-    flips = (run.budgets[name].get("flips") or {}).get("int8_vs_fp32")
-    line["int8 flips"] = "–" if flips is None else _say_share(flips)
+    flips = (run.budgets[name].get("flips") or {}).get("vs_fp32")
+    line["Against fp32"] = "–" if flips is None else _say_share(flips)
     return line | {
         "Calibration error": f"{100 * calibration_error(truth, ours):.1f} %",
         "Teacher's own": f"{100 * calibration_error(truth, theirs):.1f} %",
@@ -549,16 +549,18 @@ def show_int8(run: Run) -> Section | None:
                 lost += bool(worse)
     if not lines:
         return None
-    text = f"Against fp32 of the same student, int8 lost on something in {lost} of {len(lines)} comparisons."
+    text = (
+        f"Against fp32 of the same student, another precision lost on something in {lost} of {len(lines)} comparisons."
+    )
     raw = pd.DataFrame(lines)
     order = raw["Lost on"].ne("").sort_values(ascending=False, kind="stable").index
     caption = (
-        "Figures below 1 × mean that int8 is cheaper. Lost on: a lower validation score, however little, or a cost "
+        "Figures below 1 × are cheaper than fp32. Lost on: a lower validation score, however little, or a cost "
         "whose whole interval lies above that of fp32."
     )
     table = Table("int8", raw.loc[order].head(MOST_ROWS), caption, raw)
     chosen = tuple(said for name in _distinct(run) if (said := say_precision(run, name)))
-    return Section("Where int8 lost", (Text(text), *((Items(chosen),) if chosen else ()), table))
+    return Section("Where another precision lost", (Text(text), *((Items(chosen),) if chosen else ()), table))
 
 
 def say_precision(run: Run, name: str) -> str | None:
@@ -575,25 +577,25 @@ def say_precision(run: Run, name: str) -> str | None:
     costs = [f"{v} the {k.lower()}" for k, v in line.items() if v.endswith("×")]
     score = f"{say_gap(run.score, abs(gap))} {'lower' if gap < 0 else 'higher'}" if gap else "the same"
     text = f"{_distinct(run)[name]} ships {ours}. {other} against fp32: validation {score}, {', '.join(costs)}"
-    flips = (budget.get("flips") or {}).get("int8_vs_fp32")
+    flips = (budget.get("flips") or {}).get("vs_fp32")
     if flips is not None and ours != "fp32":
         of = f" of {budget['flips']['rows']}" if budget["flips"].get("rows") else ""
         text += f"; {_say_share(flips)}{of} answers on test differ from fp32"
     return f"{text}; {other} lost on {_join(worse)}." if worse else f"{text}; {other} lost on nothing."
 
 
-def _compare_precisions(run: Run, fp32: Mapping[str, Any], int8: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """Per quantity int8 against fp32, and on which int8 lost."""
-    gap = float(int8["val"]) - float(fp32["val"])
-    line = {f"Validation, int8 − fp32{_unit(run)}": say_gap(run.score, gap, True)}
+def _compare_precisions(run: Run, fp32: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Per quantity another precision against fp32, and on which it lost."""
+    gap = float(ours["val"]) - float(fp32["val"])
+    line = {f"Validation, − fp32{_unit(run)}": say_gap(run.score, gap, True)}
     worse = ["score"] if gap * (1 if run.higher_is_better else -1) < 0 else []
-    for quantity in ("latency_ms", "size_kb", "memory_mb", "instructions_m"):
-        if quantity not in fp32 or pd.isna(fp32[quantity]) or pd.isna(int8[quantity]) or not fp32[quantity]:
+    for quantity in ("latency_ms", "size_kb", "download_kb", "memory_mb", "instructions_m"):
+        if quantity not in fp32 or pd.isna(fp32[quantity]) or pd.isna(ours[quantity]) or not fp32[quantity]:
             continue
-        line[name_quantity(quantity).capitalize()] = f"{int8[quantity] / fp32[quantity]:.2f} ×"
-        low = int8.get(f"{quantity}_low", int8[quantity])
+        line[name_quantity(quantity).capitalize()] = f"{ours[quantity] / fp32[quantity]:.2f} ×"
+        low = ours.get(f"{quantity}_low", ours[quantity])
         high = fp32.get(f"{quantity}_high", fp32[quantity])
-        if (int8[quantity] if pd.isna(low) else low) > (fp32[quantity] if pd.isna(high) else high):
+        if (ours[quantity] if pd.isna(low) else low) > (fp32[quantity] if pd.isna(high) else high):
             worse.append(name_quantity(quantity))
     return line, worse
 

@@ -24,10 +24,12 @@ NAMES = {
     "latency_without_front_ms": "latency without front",
     "memory_mb": "memory",
     "size_kb": "file size",
+    "download_kb": "file size compressed",
     "instructions_m": "instructions",
     "score": "score",
 }
 QUALIFIERS = {
+    "download_kb": " compressed",
     "latency_p95_ms": " at the 95th percentile",
     "latency_direct_ms": " timed directly",
     "latency_without_front_ms": " without front",
@@ -40,6 +42,7 @@ UNITS = {
     "latency_without_front_ms": "ms",
     "memory_mb": "MB",
     "size_kb": "kB",
+    "download_kb": "kB",
     "instructions_m": "M instructions",
 }
 
@@ -98,7 +101,7 @@ def say_cost(quantity: str, value: float | None) -> str:
     if value is None or not np.isfinite(value):
         return "–"
     unit = UNITS.get(quantity, "")
-    if quantity in ("size_kb", "memory_mb") and value >= 1000:
+    if quantity in ("size_kb", "download_kb", "memory_mb") and value >= 1000:
         value, unit = value / 1000, {"kB": "MB", "MB": "GB"}[unit]
     return f"{say_number(value)} {unit}".strip()
 

@@ -143,7 +143,7 @@ def test_command_measures(tmp_path):
     done = run_command("m.onnx", "--seconds", "0.1", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     quantities = [one["quantity"] for one in json.loads(done.stdout)["measurements"]]
-    assert quantities == ["latency_direct_ms", "latency_p95_ms", "memory_mb", "size_kb"]
+    assert quantities == ["latency_direct_ms", "latency_p95_ms", "memory_mb", "size_kb", "download_kb"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 import benchmark
 from benchmark import Bench, WorkerDied, measure_memory, measure_size
+from benchmark.footprint import measure_download
 
 CPU = benchmark.PRESETS["cpu"]
 
@@ -249,3 +250,13 @@ def test_size_counts_kilobytes_of_a_thousand(tmp_path):
     (tmp_path / "m.onnx.data").write_bytes(b"0" * 500)
     one = measure_size(tmp_path / "m.onnx", CPU)
     assert (one.value, one.low, one.high, one.provenance) == (2.0, 2.0, 2.0, "static")
+
+
+def test_download_is_what_gzip_leaves(tmp_path):
+    noise = np.random.default_rng(0).bytes(1000)
+    (tmp_path / "m.onnx").write_bytes(b"0" * 100_000)
+    (tmp_path / "m.onnx.data").write_bytes(noise)
+    one = measure_download(tmp_path / "m.onnx", CPU)
+    assert (one.quantity, one.provenance) == ("download_kb", "static")
+    assert 1.0 < one.value < 1.3  # zeros go, noise stays
+    assert measure_download(tmp_path / "m.onnx", CPU) == one

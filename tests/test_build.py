@@ -75,6 +75,10 @@ def test_every_budget_keeps_its_limits_and_has_a_folder_that_verifies(finished: 
             assert figure["high"] <= figure["limit"]
     size = (finished / "run" / "students" / "small" / "model.onnx").stat().st_size
     assert family["budgets"]["small"]["limits"]["size_kb"]["measured"] == pytest.approx(size / 1000)
+    download = family["budgets"]["small"]["costs"]["download_kb"]
+    manifest = json.loads((finished / "run" / "students" / "small" / "manifest.json").read_text())
+    assert (download["measured"], download["provenance"]) == (manifest["download_bytes"] / 1000, "static")
+    assert download["measured"] < size / 1000
     assert (finished / "run" / "report" / "index.html").exists()
 
 
@@ -154,6 +158,22 @@ def test_untrained_graphs_stood_for_the_finalists(finished: Path) -> None:
     assert found["files"] == found["same_operators"] >= 2
     assert found["size_within"] < 0.01
     assert found["latency"].get("cpu", {"ratio": 1})["ratio"] > 0  # none where the machine was too noisy
+
+
+@pytest.mark.slow
+def test_stored_weights_are_chosen_from_like_any_precision(tmp_path: Path) -> None:
+    """Under a limit that fp32 breaks, a file that stores its weights small ships, and flips are counted against fp32."""
+    stored = "export: {precisions: [fp32, int8-weights, fp16-weights]}\n"
+    space = BASE.replace("width: [8, 48], depth: [1, 2]", "width: 32, depth: 1").replace("trials: 4", "trials: 1")
+    (tmp_path / "budgets.yaml").write_text(space.replace("BUDGETS", "  small: {target: cpu, size_kb: 5}") + stored)
+    outcome = build(read_spec(tmp_path / "budgets.yaml"), tmp_path / "run", False, lambda _: None)
+    entry = outcome.family["budgets"]["small"]
+    assert (entry["status"], entry["precision"]) == ("kept", "int8-weights")
+    assert verify(tmp_path / "run" / entry["student"]) == []
+    assert entry["flips"]["vs_fp32"] <= 0.02 * entry["flips"]["rows"]
+    rows = pd.read_parquet(tmp_path / "run" / "records.parquet").query("role == 'student'").set_index("precision")
+    assert rows.loc["int8-weights", "size_kb"] < rows.loc["fp16-weights", "size_kb"] < rows.loc["fp32", "size_kb"]
+    assert (rows["download_kb"] < 1.05 * rows["size_kb"]).all()
 
 
 def test_a_target_that_is_not_here_is_skipped_with_a_reason(folder: Path) -> None:

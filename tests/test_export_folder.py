@@ -93,6 +93,9 @@ def test_what_is_written_is_good(artifacts, precision, tmp_path):
     assert manifest["precision"] == precision
     assert manifest["operators"] == list(shipped.operators)
     assert manifest["files"]["model.onnx"]["sha256"] == shipped.sha256 == artifacts[precision].sha256
+    assert manifest["size_bytes"] == shipped.size_bytes
+    sent = subprocess.run(["gzip", "-9n", "-c", folder / "model.onnx"], capture_output=True, check=True).stdout
+    assert manifest["download_bytes"] == pytest.approx(len(sent), rel=0.01)
     assert manifest["preprocessing"]["kind"] == "table"
     assert manifest["inputs"][0] == {"name": "numbers", "dtype": "float32", "shape": ["batch", 2]}
     assert manifest["classes"][2] == "café"

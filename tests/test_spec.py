@@ -383,12 +383,12 @@ MISTAKES = {
     "empty part": (GOOD + "search:\n", "search must be a mapping. Got nothing", 6),
     "precision": (
         GOOD + "export:\n  precisions:\n  - fp32\n  - int4\n",
-        "export.precisions[1] must be fp32, int8 or int8-dynamic. Got 'int4'. Did you mean 'int8'?",
+        "export.precisions[1] must be fp32, int8, int8-dynamic, int8-weights or fp16-weights. Got 'int4'. Did you mean 'int8'?",
         9,
     ),
     "no precision": (
         GOOD + "export: {precisions: []}\n",
-        "export.precisions must name at least one of fp32, int8 and int8-dynamic",
+        "export.precisions must name at least one of fp32, int8, int8-dynamic, int8-weights and fp16-weights",
         6,
     ),
     "a target without transport": (

@@ -1,0 +1,151 @@
+"""Student ÷ reference by our `cpu` protocol beside the same ratio by MLCommons' load generator, single stream.
+
+`python -P tests/perf/loadgen_ratio.py`, about four minutes; needs `pip install 'student-family[perf]'`. Three students of
+the conv space on digits at 32 × 32, fp32 and int8, untrained, each with the reference that `Bench` pairs it with. Every
+round is a fresh process, in which our pairing and single-stream tests of the two take turns.
+
+The load generator adds the cost of a query to both, which draws ratios towards 1. What an empty query takes there is
+measured in the same processes, and the ratio is told as it comes and with that subtracted.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from benchmark import PRESETS, Bench, host
+from benchmark.models import hash_model
+from benchmark.worker import Worker, pair
+from family.candidates import untrained_graphs, write_feeds, write_references
+from family.job import open_job
+from family.spec import read_spec
+
+CASE = """data: {path: digits}
+teacher: digits
+students: {space: conv, input: 32}
+budgets: {best: {target: cpu}}
+"""
+STUDENTS = [(16, 2), (32, 2), (64, 3)]  # width, depth
+ROUNDS = 12
+TURNS = 6  # of a round
+SECONDS = 0.1  # of our pairing in a turn
+TEST_MS = 60  # of each of a turn's two single-stream tests
+AGREE = 0.03
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--round"]:
+        print(json.dumps(take_turns(*map(Path, sys.argv[2:]))))
+        return 0
+    facts = host()
+    said = f"onnxruntime {facts['onnxruntime']}, mlcommons-loadgen {version('mlcommons-loadgen')}"
+    print(f"{date.today()}, {facts['cpu']}, {said}; {ROUNDS} rounds\n")
+    print("| student | ms | reference, ms | ours | load generator | off, % | less an empty query | off, % |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    off, empty = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "budgets.yaml").write_text(CASE)
+        spec = read_spec(Path(folder) / "budgets.yaml")
+        job = open_job(spec, Path(folder) / "run", Path(folder) / "cache", lambda _: None)
+        references, feeds = write_references(job), write_feeds(job)
+        with Bench(PRESETS["cpu"], references, feeds) as bench:
+            for width, depth in STUDENTS:
+                for precision, student in untrained_graphs(job, {"width": width, "depth": depth}).items():
+                    rung = find_rung(bench, student)
+                    reference = next(path for path in references if hash_model(path) == rung["sha256"])
+                    rounds = [ask_round(student, reference, feeds) for _ in range(ROUNDS)]
+                    ours, told, less = (np.array(column) for column in zip(*map(find_ratios, rounds), strict=True))
+                    ms = (f"{rung['ms'] * np.exp(ours.mean()):.4f}", f"{rung['ms']:.4f}")
+                    cells = [say(ours), say(told), say_off(told - ours), say(less), say_off(less - ours)]
+                    print(f"| {' | '.join((f'{width} × {depth} {precision}', *ms, *cells))} |", flush=True)
+                    off.append([abs((way - ours).mean()) for way in (told, less)])
+                    empty += [one["empty"] for one in rounds]
+    print(f"\nan empty query takes the load generator {np.median(empty) / 1000:.2f} µs")
+    for name, share in zip(("as it comes", "less an empty query"), np.expm1(np.max(off, axis=0)), strict=True):
+        print(f"largest disagreement {name}: {share:.1%}, {'within' if share <= AGREE else 'beyond'} {AGREE:.0%}")
+    return 0
+
+
+def find_rung(bench: Bench, student: Path) -> dict:
+    """The reference that pairing takes: the nearest in cost."""
+    about = bench.paired(student).value
+    return min(bench.ladder(), key=lambda rung: abs(np.log(rung["ms"] / about)))
+
+
+def ask_round(student: Path, reference: Path, feeds: Path) -> dict:
+    command = [sys.executable, "-P", __file__, "--round", *map(str, (student, reference, feeds))]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def find_ratios(one: dict) -> tuple[float, float, float]:
+    """Of a round, in logs: ours, the load generator's, and that less an empty query."""
+    student, reference = (np.array(one[name]) for name in ("student", "reference"))
+    less = np.log((student - one["empty"]) / (reference - one["empty"]))
+    return float(np.log(np.median(one["ours"]))), float(np.log(student / reference).mean()), float(less.mean())
+
+
+def take_turns(student: Path, reference: Path, feeds: Path) -> dict:
+    """`ours`: ratios of blocks; `student`, `reference`: medians in ns of single-stream tests; `empty`: of one with
+    nothing to do."""
+    with np.load(feeds) as arrays:
+        worker = Worker(1, 1, {name: arrays[name] for name in arrays.files})
+    request = {"model": str(student), "references": [str(reference)], "reference_ms": [1.0], "seconds": SECONDS}
+    runs = {"student": worker.open(str(student), beside=True), "reference": worker.open_reference(str(reference))}
+    found: dict = {"ours": [], "student": [], "reference": []}
+    for turn in range(TURNS):
+        found["ours"] += [own / other for own, other in pair(worker, request)["blocks_ns"]]
+        for name in ("student", "reference") if turn % 2 else ("reference", "student"):
+            found[name].append(single_stream(runs[name]))
+    return {**found, "empty": single_stream(lambda: None)}
+
+
+def single_stream(run: Callable[[], object]) -> float:
+    """The median latency in ns that the load generator tells of a single-stream test."""
+    import mlperf_loadgen as loadgen
+
+    def issue(samples: list) -> None:
+        run()
+        loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(one.id, 0, 0) for one in samples])
+
+    def nothing(*_: object) -> None:
+        pass
+
+    settings = loadgen.TestSettings()
+    settings.scenario, settings.mode = loadgen.TestScenario.SingleStream, loadgen.TestMode.PerformanceOnly
+    settings.min_duration_ms, settings.min_query_count = TEST_MS, 64
+    settings.single_stream_expected_latency_ns = 2000  # of how many queries it makes ready
+    with tempfile.TemporaryDirectory() as folder:
+        logs = loadgen.LogSettings()
+        output = loadgen.LogOutputSettings()
+        output.outdir, output.copy_summary_to_stdout = folder, False
+        logs.log_output, logs.enable_trace = output, False
+        system, library = loadgen.ConstructSUT(issue, nothing), loadgen.ConstructQSL(1, 1, nothing, nothing)
+        loadgen.StartTestWithLogSettings(system, library, settings, logs, "")
+        loadgen.DestroyQSL(library)
+        loadgen.DestroySUT(system)
+        lines = (Path(folder) / "mlperf_log_summary.txt").read_text().splitlines()
+    return float(next(line.split(":")[1] for line in lines if line.startswith("50.00 percentile latency")))
+
+
+def say(logs: np.ndarray) -> str:
+    return f"{np.exp(logs.mean()):.3f}"
+
+
+def say_off(logs: np.ndarray) -> str:
+    """The mean over rounds, with its 95 % interval."""
+    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
+    value, low, high = (100 * np.expm1(end) for end in (logs.mean(), logs.mean() - half, logs.mean() + half))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
