@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnxruntime.tools.mobile_helpers import usability_checker
-from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_dim_param_fixed, optimize_model
+
+from export.ort_tools import fix_output_shapes, make_dim_param_fixed, optimize_model, usability_checker
 
 # "Supported ops" of onnxruntime's page on its XNNPACK execution provider, with the rank of the first input that its
 # notes ask for ("only 2D"). XNNPACK is in no published wheel or npm package: this is the list, never tried here.

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnxruntime.tools.ort_format_model import create_config_from_models
 
 from export.accelerators import fix_batch
 from export.checks import check_model
 from export.graphs import write_model
+from export.ort_tools import create_config_from_models
 from export.session import RUNTIME_ERRORS, Runner, largest_difference
 
 ORT, OPERATORS, FIXED = "model.ort", "required_operators.config", "model.fixed.onnx"

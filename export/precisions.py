@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import (
+
+from export.graphs import FRONT_PREFIX, describe, read_specs, tidy, write_model
+from export.ort_tools import (
     CalibrationDataReader,
     CalibrationMethod,
     QuantFormat,
     QuantType,
+    quant_pre_process,
     quantize_dynamic,
     quantize_static,
 )
-from onnxruntime.quantization.shape_inference import quant_pre_process
-
-from export.graphs import FRONT_PREFIX, describe, read_specs, tidy, write_model
 from export.stored_weights import store_float16, store_int8
 from export.types import Artifact
 

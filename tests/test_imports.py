@@ -42,3 +42,8 @@ def test_importing_stays_light(module: str, absent: set[str]) -> None:
     code = f"import sys, {module}; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert not absent & set(done.stdout.split())
+
+
+def test_onnxruntimes_tools_leave_the_import_path_alone():
+    code = "import sys; before = list(sys.path); import export.ort_tools; assert sys.path == before; import benchmark.bench"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
