@@ -89,4 +89,4 @@ def mark_fall_back(budget: Mapping[str, Any]) -> str:
     formats = [falls for title, falls in back.items() if title.startswith("Core ML")]
     named = [title for title, falls in back.items() if falls and not title.startswith("Core ML")]
     named += ["Core ML"] if formats and all(formats) else []
-    return f"◐ falls back on {' and '.join(named)}" if named else ""
+    return f"◐ phones: falls back on {' and '.join(named)}" if named else ""

@@ -53,9 +53,9 @@ def test_reasons_are_told_below_with_files_that_could_not_be_made():
     [
         ((WHOLE, WHOLE, WHOLE), ""),
         ((WHOLE, WHOLE, SPLIT), ""),  # an app picks the format
-        ((WHOLE, SPLIT, SPLIT), "◐ falls back on Core ML"),
-        ((SPLIT, SPLIT, WHOLE), "◐ falls back on NNAPI"),
-        ((SPLIT, SPLIT, SPLIT), "◐ falls back on NNAPI and Core ML"),
+        ((WHOLE, SPLIT, SPLIT), "◐ phones: falls back on Core ML"),
+        ((SPLIT, SPLIT, WHOLE), "◐ phones: falls back on NNAPI"),
+        ((SPLIT, SPLIT, SPLIT), "◐ phones: falls back on NNAPI and Core ML"),
     ],
 )
 def test_a_budget_is_marked_where_phones_would_fall_back(shares, mark):
