@@ -25,7 +25,7 @@ from family.students import export_trained, outputs_of, raw_batches, trained_fol
 from family.types import Split, Training
 from reports import Choice, Score, score_interval
 
-VERSION = 1  # of what is fitted
+VERSION = 1  # of what is fitted, of its graph and of the probes
 FALSE_ALARMS = 0.05  # share of val above the threshold
 FEWEST = math.ceil(1 / FALSE_ALARMS) - 1  # rows of val with which such a threshold can be set
 FIT_ROWS = 10_000
