@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from export.folder import write_student
     from export.front_torch import apply_front
     from export.graphs import describe, list_operators
+    from export.guard import Guard, NoFeatures, add_guard, measure_unlikeness, read_features
     from export.mobile import write_mobile
     from export.precisions import PRECISIONS, make_up_inputs, quantise
     from export.preprocess import front_graph, merge_front
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from export.signatures import body_signature, front_data, raw_signature
 
 _HOMES = {
+    "Guard": "guard",
+    "NoFeatures": "guard",
     "PRECISIONS": "precisions",
     "Runner": "session",
+    "add_guard": "guard",
     "apply_front": "front_torch",
     "body_signature": "signatures",
     "check_model": "checks",
@@ -36,9 +40,11 @@ _HOMES = {
     "front_graph": "preprocess",
     "list_operators": "graphs",
     "make_up_inputs": "precisions",
+    "measure_unlikeness": "guard",
     "merge_front": "preprocess",
     "quantise": "precisions",
     "raw_signature": "signatures",
+    "read_features": "guard",
     "run": "session",
     "say_refusal": "checks",
     "say_share": "checks",
@@ -51,7 +57,9 @@ __all__ = [
     "PRECISIONS",
     "Artifact",
     "Front",
+    "Guard",
     "ImageFront",
+    "NoFeatures",
     "Parity",
     "PlainFront",
     "Runner",
@@ -59,6 +67,7 @@ __all__ = [
     "Signature",
     "TableFront",
     "TensorSpec",
+    "add_guard",
     "apply_front",
     "body_signature",
     "check_model",
@@ -69,9 +78,11 @@ __all__ = [
     "front_graph",
     "list_operators",
     "make_up_inputs",
+    "measure_unlikeness",
     "merge_front",
     "quantise",
     "raw_signature",
+    "read_features",
     "run",
     "say_refusal",
     "say_share",

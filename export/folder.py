@@ -39,6 +39,8 @@ LANGUAGES = ("python", "javascript", "c", "cpp", "kotlin", "swift")
 # Another machine's kernels round elsewhere: float32 in the last digits, int8 by a step of some activation.
 RELATIVE_TOLERANCE = dict.fromkeys(("fp32", "int8-weights", "fp16-weights"), 1e-4)
 QUANTISED_TOLERANCE = 0.05
+GUARD_TOLERANCE = dict.fromkeys(RELATIVE_TOLERANCE, 1e-3)  # squares of distances in directions of little variance
+QUANTISED_GUARD = 0.1
 
 
 def write_student(
@@ -52,9 +54,10 @@ def write_student(
     """Write the folder of one student beside, then rename; an older folder is replaced.
 
     `manifest` gives what the file itself does not say: `classes` (or None), `preprocessing` (a front),
-    `teacher` (`licence` and `origin` as given, or None) and whatever else an app should know. `golden` is raw
-    inputs; the outputs to expect are what the shipped file gives. `beside`: further files, which ship under their
-    own names. Raises ValueError where `manifest` names a computed key or lacks one of these three.
+    `teacher` (`licence` and `origin` as given, or None), `guard` where the file has one, and whatever else an app
+    should know. `golden` is raw inputs; the outputs to expect are what the shipped file gives. `beside`: further
+    files, which ship under their own names. Raises ValueError where `manifest` names a computed key, lacks one of the
+    first three, or names a guard that the file has not.
     """
     _check_given(manifest)
     given = dict(manifest)
@@ -118,13 +121,20 @@ def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray],
     np.savez_compressed(draft / "golden.npz", **arrays)  # type: ignore[arg-type]
     first = {name: array[:1] for name, array in golden.items()}
     alone = run_named(runner, first)
+    guard = (given.get("guard") or {}).get("output")
+    told = {name: _describe_array(f"output/{name}", array) for name, array in outputs.items()}
+    if guard is not None:
+        if guard not in outputs:
+            raise ValueError(f"the manifest's guard must be one of {', '.join(outputs)}. Got {guard!r}")
+        largest = max(1.0, float(outputs[guard].max()))
+        told[guard]["tolerance"] = GUARD_TOLERANCE.get(precision, QUANTISED_GUARD) * largest
     _write_json(
         draft / "golden.json",
         {
-            "tolerance": golden_tolerance(precision, outputs),
+            "tolerance": golden_tolerance(precision, outputs, guard),
             "inputs": {name: _describe_array(f"input/{name}", array) for name, array in golden.items()},
-            "outputs": {name: _describe_array(f"output/{name}", array) for name, array in outputs.items()},
-            "first": write_plain(draft, given, first, alone, golden_tolerance(precision, alone)),
+            "outputs": told,
+            "first": write_plain(draft, given, first, alone, golden_tolerance(precision, alone, guard)),
         },
     )
 
@@ -134,9 +144,9 @@ def run_named(runner: Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.
     return dict(zip(names, runner.all_outputs(inputs), strict=True))
 
 
-def golden_tolerance(precision: str, outputs: Mapping[str, np.ndarray]) -> float:
-    """How far outputs may be from these on other machines."""
-    largest = max(1.0, *(float(np.abs(output).max()) for output in outputs.values()))
+def golden_tolerance(precision: str, outputs: Mapping[str, np.ndarray], guard: str | None = None) -> float:
+    """How far outputs may be from these on other machines; a guard's has its own tolerance."""
+    largest = max(1.0, *(float(np.abs(output).max()) for name, output in outputs.items() if name != guard))
     return RELATIVE_TOLERANCE.get(precision, QUANTISED_TOLERANCE) * largest
 
 

@@ -127,7 +127,7 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> list[str]:
         return [golden]
     try:
         inputs, expected = _load_golden(folder / "golden.npz", golden)
-        tolerance = _read_tolerance(golden)
+        tolerances = _read_tolerances(golden)
     except (KeyError, TypeError, AttributeError, ValueError, OSError, zipfile.BadZipFile) as error:
         return [f"golden.json and golden.npz do not fit together: {type(error).__name__} {error}"]
     try:
@@ -138,7 +138,7 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> list[str]:
         outputs = dict(zip([spec["name"] for spec in manifest["outputs"]], runner.all_outputs(inputs), strict=True))
     except (*RUNTIME_ERRORS, ValueError) as error:
         return [f"model.onnx does not run on its golden inputs: {str(error).splitlines()[0]}"]
-    return _compare(outputs, expected, tolerance)
+    return _compare(outputs, expected, tolerances)
 
 
 def _check_ends(runner: Runner, manifest: dict[str, Any]) -> list[str]:
@@ -160,14 +160,18 @@ def _load_golden(path: Path, golden: dict[str, Any]) -> tuple[dict[str, np.ndarr
     return inputs, outputs
 
 
-def _read_tolerance(golden: dict[str, Any]) -> float:
-    tolerance = float(golden["tolerance"])
-    if not 0 <= tolerance < float("inf"):
-        raise ValueError(f"tolerance must be finite and not negative. Got {tolerance}")
-    return tolerance
+def _read_tolerances(golden: dict[str, Any]) -> dict[str, float]:
+    """By output: its own, as a guard has, else the one of all."""
+    tolerances = {name: float(entry.get("tolerance", golden["tolerance"])) for name, entry in golden["outputs"].items()}
+    for tolerance in tolerances.values():
+        if not 0 <= tolerance < float("inf"):
+            raise ValueError(f"tolerance must be finite and not negative. Got {tolerance}")
+    return tolerances
 
 
-def _compare(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> list[str]:
+def _compare(
+    outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerances: dict[str, float]
+) -> list[str]:
     if outputs.keys() != expected.keys():
         return [f"golden.json must expect {', '.join(outputs)}. Got {', '.join(expected) or 'nothing'}"]
     problems = []
@@ -176,8 +180,8 @@ def _compare(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], to
             problems.append(f"golden output {name} has shape {wanted.shape}, the file gives {outputs[name].shape}")
             continue
         largest = largest_difference(outputs[name], wanted)
-        if not largest <= tolerance:
-            problems.append(f"golden output {name} is off by {largest:.3g}. Allowed: {tolerance:.3g}")
+        if not largest <= tolerances[name]:
+            problems.append(f"golden output {name} is off by {largest:.3g}. Allowed: {tolerances[name]:.3g}")
     return problems
 
 

@@ -15,6 +15,7 @@ from family.controls import train_controls
 from family.errors import mistake
 from family.finals import choose_students, could_win, finalist_rows, finish, measure_finalists, pick_finalists
 from family.forecast import forecast, say_forecast
+from family.guards import guard_students
 from family.job import TEACHERS, Job, Show, open_job
 from family.progress import Stage, Watch, watch_nothing
 from family.recipe import find_recipe
@@ -64,7 +65,7 @@ def build(spec: Spec, run: Path | None, dry_run: bool, show: Show, watch: Watch 
 
 
 def build_family(job: Job) -> Outcome:
-    """Recipe, search, finals, choice, controls, records, report."""
+    """Recipe, search, finals, choice, guards, controls, records, report."""
     recipe = find_recipe(job)
     with open_benches(job) as benches:
         keep_hosts(job, benches)
@@ -74,13 +75,14 @@ def build_family(job: Job) -> Outcome:
         measured = measure_finalists(job, finalists, recipe.student, benches)
         teacher_latency = measure_teacher(job, benches)
         untrained = compare_untrained(job, finalists, recipe.student, measured, benches)
-    rows = finalist_rows(job, finalists, recipe.student, measured)
-    choices = choose_students(job, rows, finalists, recipe.student)
+        rows = finalist_rows(job, finalists, recipe.student, measured)
+        choices = choose_students(job, rows, finalists, recipe.student)
+        guards = guard_students(job, choices, finalists, recipe.student, benches)
     chosen = {c.id: finalists[c.id] for c in choices.values() if c.status == "kept" and c.id is not None}
     train_controls(job, chosen, recipe)
     job.watch(Stage("reading test and writing the report"))
     write_search(job, searched)
-    family = write_family(job, recipe, searched, rows, choices, finalists, teacher_latency, untrained)
+    family = write_family(job, recipe, searched, rows, choices, finalists, teacher_latency, untrained, guards)
     page = draw_report(job.folder)
     table = summary_table(family) + f"\n\nreport: {page}"
     complete = all(entry["status"] == "kept" for entry in family["budgets"].values())

@@ -44,7 +44,7 @@ def check_student(
 ) -> tuple[dict[str, Any], list[Path]]:
     """The checks of one chosen file, as `family.json` and the manifest hold them, and the files that ship beside it;
     made once for a file."""
-    folder = model.with_name("mobile")
+    folder = model.with_name(f"mobile-{model.stem}")  # with a guard and without are two files
 
     def work() -> dict[str, Any]:
         tolerance = golden_tolerance(precision, run_named(Runner(model), golden))

@@ -18,13 +18,16 @@ from family import spaces
 from family.checks import check_student
 from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
 from family.finals import flat_figures
+from family.guard_told import card_guard, say_unguarded, shipped_limits, tell_guard
+from family.guards import guarded_file, see_guard
 from family.job import Job, limits_of
 from family.kernels import kernels_of
 from family.recipe import Recipe
 from family.run_folder import recall, remember, without_nan, write_beside, write_json, write_table
 from family.search import Searched
+from family.soft_targets import teacher_classes
 from family.spent import count_compute
-from family.students import outputs_of, trained_folder
+from family.students import outputs_of
 from family.types import Split, Training
 from reports import Choice, Interval, difference, frontier, score_interval
 
@@ -81,6 +84,7 @@ def write_family(
     finalists: Finalists,
     teacher_latency: Mapping[str, Mapping[str, Any]],
     untrained: Mapping[str, Any],
+    guards: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Read test for the chosen, their controls and the teacher, and write everything a report is drawn from."""
     write_environment(job)
@@ -94,7 +98,7 @@ def write_family(
     write_predictions(job, recipe, chosen, finalists)
     write_test_rows(job)
     entries = {
-        name: budget_entry(job, name, choices.get(name), finalists, recipe, compared, verdicts, rows)
+        name: budget_entry(job, name, choices.get(name), finalists, recipe, compared, verdicts, rows, guards.get(name))
         for name in job.spec.budgets
     }
     family = {
@@ -119,7 +123,12 @@ def write_family(
         "test_reads": reads,
         "notes": [*job.task.notes, *job.teacher.notes],
         "untrained": {name: value for name, value in untrained.items() if name != "warnings"},
-        "warnings": [*job.task.warnings, *say_left_out(compared), *untrained.get("warnings", ())],
+        "warnings": [
+            *job.task.warnings,
+            *say_left_out(compared),
+            *untrained.get("warnings", ()),
+            *(say_unguarded(guards) if job.spec.export.guard is True else ()),
+        ],
     }
     write_json(job.folder / "family.json", without_nan(family))
     return json.loads((job.folder / "family.json").read_text())  # type: ignore[no-any-return]
@@ -283,6 +292,7 @@ def budget_entry(
     compared: Mapping[tuple[str, str], Mapping[str, Any]],
     verdicts: Mapping[tuple[str, str], str],
     rows: pd.DataFrame,
+    guard: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What `family.json` says of one budget; a kept one also gets its student folder."""
     budget = job.spec.budgets[name]
@@ -325,6 +335,9 @@ def budget_entry(
         "flips": flips(job, params, key[1], recipe),
         "kernels": kernels_of(job, params, key[1], recipe.student),
     }
+    if guard is not None:
+        seen = see_guard(job, params, key[1], recipe.student) if guard["on"] else {}
+        entry |= {"guard": {**guard, **seen}}
     return entry | {"checks": write_student_folder(job, name, entry, params, recipe.student)}
 
 
@@ -404,18 +417,14 @@ def coverage(job: Job) -> dict[str, Any]:
     return found
 
 
-def teacher_classes(store: Any, split: Split, rows: np.ndarray) -> np.ndarray:
-    said = store.batch(split, rows, np.zeros(len(rows), np.int64))
-    if said.logits is not None:
-        return np.asarray(said.logits.argmax(1))
-    return np.asarray(said.ids.gather(1, said.top.argmax(1, keepdim=True)).squeeze(1))
-
-
 def write_student_folder(
     job: Job, name: str, entry: Mapping[str, Any], params: Mapping[str, Any], training: Training
 ) -> dict[str, Any]:
-    """students/<budget>/: the file that was scored and measured, with all an app needs. Returns its checks."""
-    path = trained_folder(job, params, training) / entry["precision"] / "model.onnx"
+    """students/<budget>/: the file that was scored and measured, with its guard where it has one, and all an app needs.
+    Returns its checks."""
+    told = tell_guard(entry)
+    guarded = guarded_file(job, params, entry["precision"], training)
+    path = guarded if told else guarded.with_name("model.onnx")
     golden = job.task.raw("val", np.arange(1 if job.task.ragged else min(4, job.task.rows("val"))))
     checks, beside = check_student(job, path, entry["precision"], golden)
     manifest = {
@@ -426,8 +435,9 @@ def write_student_folder(
         "params": dict(params),
         "teacher": {"licence": given_by(job, "licence"), "origin": given_by(job, "origin")},
         "score": {"name": job.task.score.name, "test": entry["test"], "val": entry["val"]},
-        "limits": entry["limits"],
+        "limits": shipped_limits(entry),
         "checks": checks,
+        **told,
     }
     write_student(
         job.folder / "students" / name,
@@ -450,7 +460,8 @@ def card(job: Job, name: str, entry: Mapping[str, Any]) -> str:
     test, measure = entry["test"], job.task.score.name
     control = entry["control"]
     limits = "\n".join(
-        f"- {q}: {v['measured']:.4g} (limit {v['limit']:g}, {v['provenance']})" for q, v in entry["limits"].items()
+        f"- {q}: {v['measured']:.4g} (limit {v['limit']:g}, {v['provenance']})"
+        for q, v in shipped_limits(entry).items()
     )
     return f"""# {job.spec.name}/{name}
 
@@ -466,7 +477,7 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
 - It knows only what its transfer data covered: {job.task.rows("train")} labelled and
   {job.task.rows("transfer")} unlabelled rows.
 - Inputs unlike those give confident answers that mean nothing. Scores hold for data like the test rows.
-"""
+{card_guard(entry)}"""
 
 
 def say_gap(control: Mapping[str, Any]) -> str:

@@ -313,6 +313,9 @@ class ExportSpec(Part):
     opset: Annotated[int, Strict(), Field(ge=18, le=20)] | Auto = "auto"
     max_flips: Annotated[float, Strict(), Field(ge=0, le=1)] | None = None
     """Largest share of rows whose class another precision may change against fp32."""
+    guard: Flag | Auto = "auto"
+    """A second output that says how unlike its transfer data an input is: auto and true give it to every student whose
+    budget allows it (true warns where one does not), false to none."""
 
 
 def read_path(value: Any) -> Any:

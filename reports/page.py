@@ -90,8 +90,12 @@ def describe_budget(run: Run, name: str) -> dict[str, Any]:
 
 def _find_twin(run: Run, name: str) -> str | None:
     """The first budget above that chose the same file."""
-    key = (run.budgets[name].get("id"), run.budgets[name].get("precision"))
-    kept = [n for n, b in run.budgets.items() if b["status"] == "kept" and (b.get("id"), b.get("precision")) == key]
+
+    def file_of(budget: Mapping[str, Any]) -> tuple[Any, ...]:
+        return budget.get("id"), budget.get("precision"), (budget.get("guard") or {}).get("on", False)
+
+    own = file_of(run.budgets[name])
+    kept = [n for n, b in run.budgets.items() if b["status"] == "kept" and file_of(b) == own]
     return kept[0] if name in kept[1:] else None
 
 

@@ -13,6 +13,7 @@ from reports.blocks import Block, Facts, Items, Picture, Section, Table, Text
 from reports.checks import show_checks
 from reports.choice import frontier
 from reports.frontier_plot import draw_frontier, list_panels
+from reports.guard import show_guard
 from reports.intervals import difference
 from reports.kernels import show_kernels
 from reports.plots import draw_gaps, draw_trials, say_judge
@@ -733,6 +734,7 @@ SECTIONS: dict[str, Callable[[Run], Section | None]] = {
     "tried": show_tried,
     "int8": show_int8,
     "kernels": show_kernels,
+    "guard": show_guard,
     "checks": show_checks,
     "method": show_method,
     "warnings": show_warnings,

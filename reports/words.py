@@ -123,7 +123,8 @@ def say_budget(run: Run, name: str) -> str:
         return f"Not tried: {reason or 'its target is not available on this machine'}."
     if budget["status"] == "missed":
         return _say_miss(run, budget)
-    parts = [_say_found(run, name, budget), _say_teacher(run, name, budget), say_control(run, budget)]
+    found, guarded = _say_found(run, name, budget), say_guarded(budget)
+    parts = [found, _say_teacher(run, name, budget), say_control(run, budget), guarded]
     return "; ".join(p for p in parts if p) + "."
 
 
@@ -139,6 +140,16 @@ def _say_found(run: Run, name: str, budget: Mapping[str, Any]) -> str:
         if value is not None and np.isfinite(float(value)):
             text += f", {say_cost(quantity, float(value))}{QUALIFIERS.get(quantity, '')}"
     return text
+
+
+def say_guarded(budget: Mapping[str, Any]) -> str:
+    """What the file that ships costs where it has a coverage guard: all else is said of the file without."""
+    guard = budget.get("guard") or {"on": False}
+    if not guard["on"]:
+        return ""
+    shown = ("latency_ms", "instructions_m", "size_kb")
+    costs = [say_cost(quantity, guard["costs"][quantity]["with"]) for quantity in shown if quantity in guard["costs"]]
+    return f"it ships with a coverage guard, {', '.join(costs)} in all"
 
 
 def _say_teacher(run: Run, name: str, budget: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@
 // The golden check tells whether this machine gives the outputs that the student was shipped with.
 import { readFile } from "node:fs/promises";
 import * as ort from "onnxruntime-node";
-import { checkGolden, firstRow, fromPixels, nameOutput, predict, readGolden } from "./student.mjs";
+import { checkGolden, firstRow, fromPixels, nameOutput, predict, readGolden, sayUnlike } from "./student.mjs";
 
 const folder = new URL("../../", import.meta.url);
 const read = (name) => readFile(new URL(name, folder));
@@ -20,8 +20,13 @@ async function check() {
   const golden = await readGolden(new Uint8Array(await read("golden.npz")), JSON.parse(await read("golden.json")));
   const { good, said, found } = await checkGolden(ort, session, manifest, golden);
   console.log(said);
-  console.log(`predicted: ${nameOutput(firstRow(found), manifest)}`);
+  console.log(`predicted: ${say(found)}`);
   return good ? 0 : 1;
+}
+
+function say(found) {
+  const unlike = sayUnlike(found);
+  return nameOutput(firstRow(found), manifest) + (unlike && ` (${unlike})`);
 }
 
 async function classify() {
@@ -29,7 +34,7 @@ async function classify() {
   for (const path of pictures) {
     try {
       const inputs = fromPixels(await decode(path), manifest);
-      console.log(`${path}: ${nameOutput(firstRow(await predict(ort, session, manifest, inputs)), manifest)}`);
+      console.log(`${path}: ${say(await predict(ort, session, manifest, inputs))}`);
     } catch (error) {
       console.error(`${path}: ${error.message}`);
       return 1;

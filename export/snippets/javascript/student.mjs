@@ -11,15 +11,18 @@ const ARRAYS = {
   bool: Uint8Array,
 };
 
-// inputs: {name: {data: a typed array, shape: [batch, …]}}. Gives the first output: {data, shape}.
+// inputs: {name: {data: a typed array, shape: [batch, …]}}. Gives the first output: {data, shape, unlike}; unlike: for every
+// row whether it is unlike anything the student was taught, so that its answer means little (a student without a guard: null).
 export async function predict(ort, session, manifest, inputs) {
   const feeds = {};
   for (const { name, dtype } of manifest.inputs) {
     const { data, shape } = inputs[name];
     feeds[name] = new ort.Tensor(dtype, data, shape);
   }
-  const output = (await session.run(feeds))[manifest.outputs[0].name];
-  return { data: output.data, shape: output.dims };
+  const outputs = await session.run(feeds);
+  const { data, dims } = outputs[manifest.outputs[0].name];
+  const { guard } = manifest;
+  return { data, shape: dims, unlike: guard ? Array.from(outputs[guard.output].data, (v) => v > guard.above) : null };
 }
 
 // Decoded pixels, a row after the other, as the student's input, a batch of one; channels: 1, 3 or 4 (the fourth is dropped).
@@ -64,6 +67,11 @@ export function nameOutput(row, manifest) {
   if (!classes) return "value " + Array.from(row, (v) => Number(v.toPrecision(6))).join(", ");
   if (kind === "multilabel") return "labels " + classes.filter((_, i) => row[i] > 0).join(", ");
   return "class " + classes[row.indexOf(Math.max(...row))];
+}
+
+// What is to be said beside the first row's answer.
+export function sayUnlike({ unlike }) {
+  return unlike?.[0] ? "unlike anything it was taught" : "";
 }
 
 export function firstRow({ data, shape }) {

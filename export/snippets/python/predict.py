@@ -3,8 +3,8 @@
     python predict.py              the golden check, then what the first golden example is
     python predict.py photo.png    what a picture is
 
-The golden check tells whether this machine gives the outputs that the student was shipped with. Copy `load`, `predict`,
-`name_output` and `read_picture` into your app.
+The golden check tells whether this machine gives the outputs that the student was shipped with. Copy `load`, `predict`
+(or `predict_guarded`), `name_output` and `read_picture` into your app.
 """
 
 import json
@@ -28,6 +28,16 @@ def predict(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]
     """Named inputs, a batch each, to the outputs: logits (batch, classes), or values."""
     outputs: np.ndarray = session.run(None, inputs)[0]
     return outputs
+
+
+def predict_guarded(
+    session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray], manifest: dict
+) -> tuple[np.ndarray, np.ndarray]:
+    """The outputs, and which rows are unlike anything the student was taught (batch,): what it says of those means
+    little. A student without a guard flags none."""
+    outputs, *others = session.run(None, inputs)
+    guard = manifest.get("guard")
+    return outputs, others[-1] > guard["above"] if guard else np.zeros(len(outputs), bool)
 
 
 def name_output(row: np.ndarray, manifest: dict) -> str:
@@ -59,33 +69,40 @@ def read_picture(path: str, manifest: dict) -> dict[str, np.ndarray]:
     return {entry["name"]: np.ascontiguousarray(shaped)[None]}
 
 
-def check_golden(session: onnxruntime.InferenceSession, folder: Path = FOLDER) -> tuple[bool, np.ndarray]:
-    """Whether the golden inputs give the golden outputs here, which is printed; and the outputs."""
+def say_row(outputs: np.ndarray, unlike: np.ndarray, manifest: dict) -> str:
+    """The first row in words."""
+    return name_output(outputs[0], manifest) + (" (unlike anything it was taught)" if unlike[0] else "")
+
+
+def check_golden(
+    session: onnxruntime.InferenceSession, manifest: dict, folder: Path = FOLDER
+) -> tuple[bool, tuple[np.ndarray, np.ndarray]]:
+    """Whether the golden inputs give the golden outputs here, which is printed; and what `predict_guarded` gives."""
     golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
     with np.load(folder / "golden.npz", allow_pickle=False) as arrays:
         inputs = {name: arrays[entry["key"]] for name, entry in golden["inputs"].items()}
         expected = next(arrays[entry["key"]] for entry in golden["outputs"].values())
-    outputs = predict(session, inputs)
+    outputs, unlike = predict_guarded(session, inputs, manifest)
     largest = float(np.abs(outputs - expected).max())
     good = largest <= golden["tolerance"]
     print(f"golden check: {'ok' if good else 'FAILED'} (off by {largest:.3g}, allowed {golden['tolerance']:.3g})")
-    return good, outputs
+    return good, (outputs, unlike)
 
 
 def main() -> int:
     session, manifest = load()
     if len(sys.argv) == 1:
-        good, outputs = check_golden(session)
-        print(f"predicted: {name_output(outputs[0], manifest)}")
+        good, found = check_golden(session, manifest)
+        print(f"predicted: {say_row(*found, manifest)}")
         return 0 if good else 1
     if manifest["picture"] is None:
         sys.exit(f"{manifest.get('name', 'this student')} takes no pictures: its inputs are in manifest.json")
     for path in sys.argv[1:]:
         try:
-            outputs = predict(session, read_picture(path, manifest))
+            found = predict_guarded(session, read_picture(path, manifest), manifest)
         except (OSError, ValueError) as error:
             sys.exit(str(error))
-        print(f"{path}: {name_output(outputs[0], manifest)}")
+        print(f"{path}: {say_row(*found, manifest)}")
     return 0
 
 

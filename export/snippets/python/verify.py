@@ -93,7 +93,7 @@ def comes_about(path: Path) -> bool:
 
 def check_golden(folder: Path) -> list[str]:
     try:
-        inputs, expected, tolerance = read_golden(folder)
+        inputs, expected, tolerances = read_golden(folder)
     except (AttributeError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         return [f"golden.json and golden.npz do not fit together: {type(error).__name__} {error}"]
     session = load(folder)[0]
@@ -106,20 +106,21 @@ def check_golden(folder: Path) -> list[str]:
             problems.append(f"golden output {name} has shape {expected[name].shape}, the file gives {found.shape}")
             continue
         largest = float(np.abs(found - expected[name]).max())
-        if not largest <= tolerance:
-            problems.append(f"golden output {name} is off by {largest:.3g}. Allowed: {tolerance:.3g}")
+        if not largest <= tolerances[name]:
+            problems.append(f"golden output {name} is off by {largest:.3g}. Allowed: {tolerances[name]:.3g}")
     return problems
 
 
-def read_golden(folder: Path) -> tuple[dict, dict, float]:
+def read_golden(folder: Path) -> tuple[dict, dict, dict]:
     golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
     with np.load(folder / "golden.npz", allow_pickle=False) as arrays:
         inputs = {name: arrays[entry["key"]] for name, entry in golden["inputs"].items()}
         expected = {name: arrays[entry["key"]] for name, entry in golden["outputs"].items()}
-    tolerance = float(golden["tolerance"])
-    if not 0 <= tolerance < math.inf:
-        raise ValueError(f"tolerance must be finite and not negative. Got {tolerance}")
-    return inputs, expected, tolerance
+    tolerances = {n: float(entry.get("tolerance", golden["tolerance"])) for n, entry in golden["outputs"].items()}
+    for tolerance in tolerances.values():
+        if not 0 <= tolerance < math.inf:
+            raise ValueError(f"tolerance must be finite and not negative. Got {tolerance}")
+    return inputs, expected, tolerances
 
 
 def main() -> int:

@@ -1,0 +1,260 @@
+"""Coverage guards: which chosen students get one, what it costs beside the file without, and how often it speaks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.covariance import ledoit_wolf
+
+from benchmark import Meter, WorkerDied, measurement_to_dict
+from export import Guard, NoFeatures, Runner, add_guard, measure_unlikeness, read_features
+from export.guard import OUTPUT
+from family.guard_told import no_guard
+from family.host_lock import measure_alone
+from family.job import Job, cost_limits
+from family.probes import draw_probes
+from family.progress import Stage
+from family.run_folder import recall, remember
+from family.soft_targets import teacher_classes
+from family.students import export_trained, outputs_of, raw_batches, trained_folder
+from family.types import Split, Training
+from reports import Choice, Score, score_interval
+
+VERSION = 1  # of what is fitted, of its graph and of the probes
+FALSE_ALARMS = 0.05  # share of val above the threshold
+FEWEST = math.ceil(1 / FALSE_ALARMS) - 1  # rows of val with which such a threshold can be set
+FIT_ROWS = 10_000
+LEAST_SHARE = 1e-4  # of the greatest variance: directions that vary less count as varying so much
+SAME = 1e-5  # the first output may change by so much, as a share of its greatest value
+
+FLAGGED = Score("flagged", False, lambda _, flags: float(flags.mean()), lambda _, flags: flags[:, 0].astype(float))
+
+
+def guard_students(
+    job: Job,
+    choices: Mapping[str, Choice],
+    finalists: Mapping[str, Mapping[str, Any]],
+    training: Training,
+    benches: Mapping[str, Meter],
+) -> dict[str, dict[str, Any]]:
+    """`{budget: {on, why, costs, …}}` of every budget that has a student; nothing where `export.guard` is false. A
+    guard is on where a fresh measurement of the file with it keeps the budget's limits. The choice stays as it is."""
+    if job.spec.export.guard is False:
+        return {}
+    guards = {}
+    for name, choice in choices.items():
+        if choice.status == "kept":
+            assert choice.id is not None
+            assert choice.precision is not None
+            params = finalists[choice.id]
+            guards[name] = decide(job, name, params, choice.precision, training, benches)
+            say(job, name, guards[name])
+    return guards
+
+
+def say(job: Job, name: str, guard: Mapping[str, Any]) -> None:
+    if not guard["on"]:
+        job.show(f"{'warning' if job.spec.export.guard is True else 'note'}: {no_guard(name, guard)}")
+
+
+def decide(
+    job: Job,
+    name: str,
+    params: Mapping[str, Any],
+    precision: str,
+    training: Training,
+    benches: Mapping[str, Meter],
+) -> dict[str, Any]:
+    budget = job.spec.budgets[name]
+    made = make_guard(job, params, precision, training)
+    if made["why"]:
+        return {"on": False, **made}
+    try:
+        figures = measure_guarded(job, params, precision, training, budget.target, benches[budget.target])
+    except (ValueError, WorkerDied) as problem:
+        return {**made, "on": False, "why": f"{budget.target} gives no figures of it: {problem}".rstrip(".")}
+    broken = [
+        f"its {quantity} would be {figures['with'][quantity]['high']:.4g}, above {limit:g}"
+        for quantity, limit in cost_limits(budget).items()
+        if not figures["with"][quantity]["high"] <= limit
+    ]
+    why = " and ".join(broken) or None
+    return {**made, "on": not broken, "why": why, "costs": compare_costs(figures)}
+
+
+def guarded_file(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> Path:
+    return trained_folder(job, params, training) / precision / "guarded.onnx"
+
+
+def make_guard(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> dict[str, Any]:
+    """Write the file with its guard, once: fitted on train and transfer, its threshold set on val.
+
+    `{why: None, output, width, centres, fitted_rows, sha256, size_bytes, largest_difference of the first output}`, or
+    `{why}` there is none.
+    """
+    path = guarded_file(job, params, precision, training)
+
+    def work() -> dict[str, Any]:
+        job.watch(Stage("fitting coverage guards"))
+        try:
+            return write_guarded(job, params, precision, training)
+        except NoFeatures as problem:
+            return {"why": str(problem)}
+
+    digest = export_trained(job, params, training)[precision]["sha256"]
+    inputs = [digest, job.task.fingerprint, job.teacher.fingerprint, VERSION]
+    return dict(remember(path.with_name("guard.json"), inputs, work))
+
+
+def write_guarded(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> dict[str, Any]:
+    """Raises NoFeatures where the graph, or val, does not allow a guard."""
+    if job.task.rows("val") < FEWEST:
+        wanted = f"a threshold at {FALSE_ALARMS:.0%} false alarms takes {FEWEST} rows of val"
+        raise NoFeatures(f"{wanted}. Got {job.task.rows('val')}")
+    path = guarded_file(job, params, precision, training)
+    source = path.with_name("model.onnx")
+    rows = draw_fit_rows(job)
+    features = read_features(source, (batch for s, r in rows.items() for batch in raw_batches(job, s, r)))
+    guard = fit_guard(features, see_classes(job, rows))
+    on_val = read_features(source, raw_batches(job, "val", np.arange(job.task.rows("val"))))
+    guard = guard.rescale(find_threshold(measure_unlikeness(guard, on_val)))
+    artifact = add_guard(source, guard, path, precision)
+    return {
+        "why": None,
+        "output": OUTPUT,
+        "width": features.shape[1],
+        "centres": len(guard.centres),
+        "fitted_rows": len(features),
+        "sha256": artifact.sha256,
+        "size_bytes": artifact.size_bytes,
+        "largest_difference": check_same(job, params, precision, training),
+    }
+
+
+def draw_fit_rows(job: Job) -> dict[Split, np.ndarray]:
+    """FIT_ROWS rows of train and transfer at most, drawn by the run's seed."""
+    counts: dict[Split, int] = {split: job.task.rows(split) for split in ("train", "transfer")}
+    total = sum(counts.values())
+    drawn = np.random.default_rng(job.spec.seed).permutation(total)[:FIT_ROWS]
+    drawn.sort()
+    own = {"train": drawn[drawn < counts["train"]], "transfer": drawn[drawn >= counts["train"]] - counts["train"]}
+    return {split: own[split] for split in counts if len(own[split])}
+
+
+def see_classes(job: Job, rows: Mapping[Split, np.ndarray]) -> np.ndarray | None:
+    """(rows,): the teacher's answers; None where they are no classes, and all rows share a centre."""
+    if job.task.kind != "classification":
+        return None
+    return np.concatenate([teacher_classes(job.soft_targets(), split, own) for split, own in rows.items()])
+
+
+def fit_guard(features: np.ndarray, classes: np.ndarray | None) -> Guard:
+    """Mahalanobis distances to the centre of each class, under one covariance within classes (shrunk after Ledoit and
+    Wolf 2004). features: (rows, width). Raises NoFeatures where they do not vary."""
+    features = features.astype(np.float64)
+    classes = np.zeros(len(features), int) if classes is None else classes
+    _, number = np.unique(classes, return_inverse=True)
+    centres = np.stack([features[number == i].mean(0) for i in range(number.max() + 1)])
+    values, vectors = np.linalg.eigh(ledoit_wolf(features - centres[number], assume_centered=True)[0])
+    if not values[-1] > 0:
+        raise NoFeatures("what its last linear layer takes is the same for all rows of a class")
+    scales = np.maximum(values, LEAST_SHARE * values[-1]) ** -0.5
+    whitening = (vectors * scales) @ vectors.T  # symmetric: the one that is the same however vectors are signed
+    middle = features.mean(0)
+    return Guard(whitening, -middle @ whitening, (centres - middle) @ whitening)
+
+
+def find_threshold(distances: np.ndarray) -> float:
+    """Exceeded by a further row like these with a chance of FALSE_ALARMS at most (split conformal: Vovk et al. 2005).
+
+    distances: (rows,), FEWEST of them at least."""
+    rank = math.ceil((len(distances) + 1) * (1 - FALSE_ALARMS))
+    return float(np.sort(distances)[rank - 1]) * (1 + 1e-4)  # so that float32 flags no row at the threshold
+
+
+def check_same(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> float:
+    """Largest difference that the guard makes to the first output on val. Raises NoFeatures where it is too large."""
+    runner = Runner(guarded_file(job, params, precision, training))
+    found = np.concatenate([runner(b) for b in raw_batches(job, "val", np.arange(job.task.rows("val")))])
+    wanted = outputs_of(job, params, training, precision, "val")
+    largest = float(np.abs(found - wanted).max())
+    if not largest <= SAME * max(1.0, float(np.abs(wanted).max())):
+        raise NoFeatures(f"the runtime's outputs with it differ by {largest:.3g}")
+    return largest
+
+
+def measure_guarded(
+    job: Job, params: Mapping[str, Any], precision: str, training: Training, target: str, bench: Meter
+) -> dict[str, Any]:
+    """`{without, with: {quantity: measurement}}` of the two files, taken together, with nothing else running; written
+    once and never retaken on the same host."""
+    guarded = guarded_file(job, params, precision, training)
+    plain = guarded.with_name("model.onnx")
+    made = make_guard(job, params, precision, training)
+    digest = export_trained(job, params, training)[precision]["sha256"]
+    path = trained_folder(job, params, training) / "measurements" / f"{target}.guard-{precision}.json"
+    inputs = [digest, made["sha256"], str(job.targets[target]), job.host]
+
+    def work() -> dict[str, Any]:
+        job.watch(Stage(f"measuring coverage guards on {target}, nothing else running"))
+        taken = zip(("without", "with"), bench.settle([plain, guarded]), strict=True)
+        return {key: {one.quantity: measurement_to_dict(one) for one in figures} for key, figures in taken}
+
+    with measure_alone(job.show) if recall(path, inputs) is None else contextlib.nullcontext():
+        return dict(remember(path, inputs, work))
+
+
+def compare_costs(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`{quantity: {without, with, low, high (of `with`), provenance, ratio, ratio_low, ratio_high}}`."""
+    found = {}
+    for quantity, own in figures["with"].items():
+        bare = figures["without"][quantity]
+        half = math.hypot(half_width(own), half_width(bare))
+        ratio = own["value"] / bare["value"] if bare["value"] > 0 else math.nan
+        found[quantity] = {
+            "without": bare["value"],
+            "with": own["value"],
+            "low": own["low"],
+            "high": own["high"],
+            "provenance": own["provenance"],
+            "ratio": ratio,
+            "ratio_low": ratio * math.exp(-half),
+            "ratio_high": ratio * math.exp(half),
+        }
+    return found
+
+
+def half_width(figure: Mapping[str, Any]) -> float:
+    """Of its interval, in logs; 0 where that cannot be said."""
+    return math.log(figure["high"] / figure["low"]) / 2 if 0 < figure["low"] <= figure["high"] else 0.0
+
+
+def see_guard(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> dict[str, Any]:
+    """How often the guard of this file speaks, by the file itself: `false_alarms` on val, where the threshold was set,
+    and on test; `caught`: on inputs that no transfer data covers. Shares with their intervals; reads test."""
+    path = guarded_file(job, params, precision, training)
+    made = make_guard(job, params, precision, training)
+
+    def work() -> dict[str, Any]:
+        runner = Runner(path)
+        alarms: dict[str, Any] = {"aim": FALSE_ALARMS}
+        splits: tuple[Split, ...] = ("val", "test")
+        for split in splits:
+            batches = raw_batches(job, split, np.arange(job.task.rows(split)))
+            alarms[split] = rate(runner, batches, job.task.groups(split))
+        return {"false_alarms": alarms, "caught": {what: rate(runner, rows) for what, rows in draw_probes(job)}}
+
+    inputs = [made["sha256"], job.task.fingerprint, job.spec.seed, VERSION]
+    return dict(remember(path.with_name("guard-seen.json"), inputs, work))
+
+
+def rate(runner: Runner, batches: Any, groups: np.ndarray | None = None) -> dict[str, Any]:
+    """Share of rows that the guard flags, with its interval: `{value, low, high, rows}`."""
+    flags = np.concatenate([runner.all_outputs(batch)[-1] > 1 for batch in batches])[:, None]
+    found = score_interval(FLAGGED, np.zeros(len(flags)), flags, groups)
+    return {"value": found.value, "low": found.low, "high": found.high, "rows": len(flags)}
