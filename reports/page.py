@@ -15,9 +15,10 @@ from markupsafe import Markup
 
 from reports.blocks import Facts, Items, Picture, Section, Table, Text
 from reports.checks import mark_fall_back
+from reports.offers import picture_frontier
 from reports.plots import save_figure
 from reports.run_tables import Run, find_target, list_targets, load_run
-from reports.sections import SECTIONS, picture_frontier
+from reports.sections import SECTIONS
 from reports.words import name_quantity, say_budget, say_interval, say_limit
 
 FIGURE = r"[−+\d][−+\d.,\s%×–~()]*((to|of) [−+\d.,\s]+\)?)?( points)?|–|"  # what a column of figures may hold

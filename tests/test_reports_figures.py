@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports import sections
+from reports import tried
 from reports.frontier_plot import draw_frontier, list_panels
 from reports.labels import choose_box, surround
+from reports.offers import say_front
 from reports.page import describe_budget
 from reports.plots import choose_ticks, draw_trials, say_judge
+from reports.precisions import say_precision, show_int8
 from reports.run_tables import Run, take_controls
-from reports.sections import SECTIONS, say_front, say_precision, show_int8, show_tried
+from reports.sections import SECTIONS
+from reports.tried import show_tried
 from reports.words import say_budget
 
 FRAME = (0.0, 0.0, 400.0, 300.0)
@@ -232,7 +235,7 @@ def test_what_the_search_took_is_told_once_a_candidate() -> None:
         {"id": ["a", "a", "b"], "state": ["complete", "complete", "pruned"], "export_s": [1.0, 1.0, 2.0]}
         | {"measure_s": [3.0, 3.0, 4.0], "judge_s": [5.0, 5.0, np.nan]}
     )
-    said = sections._say_search(SimpleNamespace(trials=trials))  # type: ignore[arg-type]
+    said = tried._say_search(SimpleNamespace(trials=trials))  # type: ignore[arg-type]
     assert said == (
         "The search asked for 3 candidates: 2 complete, 1 pruned untrained. 33 % of them fit no budget. "
         "It took 3 s for exporting them untrained, 7 s for measuring them, 5 s for judging what fits."

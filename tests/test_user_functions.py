@@ -17,8 +17,8 @@ from family.doors import hash_code
 from family.errors import Mistakes
 from family.tasks import DataOptions, DataTask, open_task
 from reports import difference, score_interval
+from reports.changes import _find_gain, _has_classes, _say_gain
 from reports.run_tables import Run
-from reports.sections import _find_gain, _has_classes, _say_gain
 
 DATA = """
 import numpy as np
