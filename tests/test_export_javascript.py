@@ -13,8 +13,18 @@ from test_export_pictures import NO_BROWSER, NO_NODE, open_page, serve
 from torch import nn
 
 from benchmark import node
-from export import ImageFront, body_signature, merge_front, to_onnx, write_student
+from export import (
+    ImageFront,
+    add_guard,
+    body_signature,
+    measure_unlikeness,
+    merge_front,
+    read_features,
+    to_onnx,
+    write_student,
+)
 from export.verify import verify
+from family.guards import find_threshold, fit_guard
 
 FRONT = ImageFront("uint8", "hwc", (16, 12, 3), 3, (8, 8), (120.0, 110.0, 100.0), (60.0, 60.0, 60.0))
 
@@ -53,6 +63,50 @@ def test_node_prints_the_golden_check(student):
     first, second = done.stdout.splitlines()
     assert first.startswith("golden check: ok")
     assert second == f"predicted: class {expected_class(student)}"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A student that was taught dim pictures alone, as two folders: what its first golden example is."""
+    folder = tmp_path_factory.mktemp("guarded")
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8), nn.ReLU(), nn.Linear(8, 4))
+    to_onnx(module, body_signature(FRONT, 4, "logits"), folder / "body.onnx")
+    merge_front(folder / "body.onnx", FRONT, folder / "model.onnx")
+    dice = np.random.default_rng(0)
+    dim, bright = (
+        {"image": dice.integers(a, b, (n, 16, 12, 3), np.uint8)} for a, b, n in ((0, 80, 200), (180, 256, 1))
+    )
+    features = read_features(folder / "model.onnx", [dim])
+    guard = fit_guard(features, None)
+    guard = guard.rescale(find_threshold(measure_unlikeness(guard, features)))
+    artifact = add_guard(folder / "model.onnx", guard, folder / "guarded.onnx", "fp32")
+    alarms = dict.fromkeys(("val", "test"), {"value": 0.05, "low": 0.0, "high": 0.1, "rows": 100})
+    told = {"output": "unlike", "above": 1.0, "meaning": "", "width": 8, "false_alarms": {"aim": 0.05, **alarms}}
+    given = {"name": "dim", "kind": "classification", "classes": list("abcd"), "preprocessing": FRONT, "teacher": None}
+    middle = int(np.argsort(measure_unlikeness(guard, features))[100])
+    for name, golden in (("like", {"image": dim["image"][middle : middle + 1]}), ("unlike", bright)):
+        made = write_student(folder / name, artifact, given | {"guard": told}, golden, "# A card\n")
+        packages = node.modules_folder() / "node_modules"
+        if packages.exists():
+            (made / "snippets" / "javascript" / "node_modules").symlink_to(packages)
+    return folder
+
+
+@pytest.mark.skipif(NO_NODE is not None, reason=str(NO_NODE))
+def test_node_says_what_is_unlike(guarded):
+    for name, said in (("like", False), ("unlike", True)):
+        done = run_node(guarded / name)
+        assert done.stdout.startswith("golden check: ok")
+        assert done.stdout.strip().endswith(" (unlike anything it was taught)") == said
+
+
+@pytest.mark.skipif(NO_BROWSER is not None, reason=str(NO_BROWSER))
+def test_the_page_says_what_is_unlike(guarded):
+    for name, said in (("like", ""), ("unlike", "unlike anything it was taught")):
+        with serve(guarded / name) as address, open_page(address) as page:
+            assert page.inner_text("#golden").startswith("golden check: ok")
+            assert page.inner_text("#unlike") == said
 
 
 @pytest.mark.skipif(NO_NODE is not None, reason=str(NO_NODE))

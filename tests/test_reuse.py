@@ -27,7 +27,7 @@ budgets:
   best: {target: cpu}
 distill: {loss: kd, learning_rate: 0.01, steps: 60, views: 1, control_seeds: 2}
 search: {trials: 6, minutes: null, engine: tpe}
-export: {precisions: [fp32, int8]}
+export: {precisions: [fp32, int8], guard: false}
 """
 SMALL_ALONE = BASE.replace("  best: {target: cpu}\n", "")
 TWIN = "targets: {twin: {transport: local}}\n"
@@ -272,6 +272,25 @@ def test_another_target_is_measured_there_and_nothing_is_trained(folder: Path, f
     assert done.keys() == {"ladder twin", "timed twin", "memory twin"}
     assert not trained(folder) - trained(finished)
     assert family_of(folder)["budgets"]["other"]["status"] == "kept"
+
+
+def test_guards_measure_the_chosen_files_with_and_without_and_change_no_choice(folder: Path, finished: Path) -> None:
+    done = run(folder, BASE.replace("guard: false", "guard: auto"))
+    budgets, before = family_of(folder)["budgets"], family_of(finished)["budgets"]
+    files = {(entry["id"], entry["precision"]) for entry in budgets.values()}
+    assert done == {"timed cpu": 3 * 2 * len(files), "memory cpu": 2 * len(files)}
+    for name, entry in budgets.items():
+        assert {key: entry[key] for key in before[name] if key != "checks"} == {
+            key: value for key, value in before[name].items() if key != "checks"
+        }
+        shipped = folder / "run" / entry["student"] / "model.onnx"
+        figure = "with" if entry["guard"]["on"] else "without"
+        assert entry["guard"]["costs"]["size_kb"][figure] == shipped.stat().st_size / 1e3
+    assert run(folder, BASE.replace("guard: false", "guard: auto")) == {}
+    assert run(folder) == {}
+    assert (folder / "run/students/best/model.onnx").read_bytes() == (
+        finished / "run/students/best/model.onnx"
+    ).read_bytes()
 
 
 def test_more_trials_judge_only_the_new_ones(folder: Path, finished: Path) -> None:

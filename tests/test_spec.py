@@ -409,6 +409,11 @@ MISTAKES = {
         "processors, such as cpu; what trains is set by device, at the top level",
         5,
     ),
+    "guard": (
+        GOOD + "export: {guard: on}\n",
+        "export.guard must be true or false or 'auto'. Got 'on'",
+        6,
+    ),
     "one's own target nearly": (
         swap("target: cpu", "target: my-pi") + "targets: {my-pie: {transport: ssh, host: a}}\n",
         f"budgets.tiny.target must be a preset or a name in targets: my-pie, {PRESETS}. Got 'my-pi'. "
