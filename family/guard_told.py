@@ -22,16 +22,15 @@ def tell_guard(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"guard": told | {"above": 1.0, "meaning": meaning}}
 
 
-def shipped_limits(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The limits and what was measured of the file that ships: with its guard where it has one."""
-    guard = entry.get("guard") or {"on": False}
-    costs = guard["costs"] if guard["on"] else {}
-    own = ("low", "high", "provenance")
-    return {
-        quantity: found
-        | ({"measured": costs[quantity]["with"], **{k: costs[quantity][k] for k in own}} if quantity in costs else {})
-        for quantity, found in entry["limits"].items()
+def ship_guard(entry: Mapping[str, Any], guard: Mapping[str, Any]) -> dict[str, Any]:
+    """A budget's entry with its guard; where it is on, its limits and costs are those of the file that ships."""
+    costs = guard.get("costs", {}) if guard["on"] else {}
+    own = {q: {"measured": c["with"]} | {k: c[k] for k in ("low", "high", "provenance")} for q, c in costs.items()}
+    told = {
+        part: {quantity: found | own.get(quantity, {}) for quantity, found in entry[part].items()}
+        for part in ("limits", "costs")
     }
+    return {**entry, **told, "guard": dict(guard)}
 
 
 def card_guard(entry: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from family import spaces
 from family.checks import check_student
 from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
 from family.finals import flat_figures
-from family.guard_told import card_guard, say_unguarded, shipped_limits, tell_guard
+from family.guard_told import card_guard, say_unguarded, ship_guard, tell_guard
 from family.guards import guarded_file, see_guard
 from family.job import Job, limits_of
 from family.kernels import kernels_of
@@ -337,7 +337,7 @@ def budget_entry(
     }
     if guard is not None:
         seen = see_guard(job, params, key[1], recipe.student) if guard["on"] else {}
-        entry |= {"guard": {**guard, **seen}}
+        entry = ship_guard(entry, {**guard, **seen})
     return entry | {"checks": write_student_folder(job, name, entry, params, recipe.student)}
 
 
@@ -435,7 +435,7 @@ def write_student_folder(
         "params": dict(params),
         "teacher": {"licence": given_by(job, "licence"), "origin": given_by(job, "origin")},
         "score": {"name": job.task.score.name, "test": entry["test"], "val": entry["val"]},
-        "limits": shipped_limits(entry),
+        "limits": entry["limits"],
         "checks": checks,
         **told,
     }
@@ -460,8 +460,7 @@ def card(job: Job, name: str, entry: Mapping[str, Any]) -> str:
     test, measure = entry["test"], job.task.score.name
     control = entry["control"]
     limits = "\n".join(
-        f"- {q}: {v['measured']:.4g} (limit {v['limit']:g}, {v['provenance']})"
-        for q, v in shipped_limits(entry).items()
+        f"- {q}: {v['measured']:.4g} (limit {v['limit']:g}, {v['provenance']})" for q, v in entry["limits"].items()
     )
     return f"""# {job.spec.name}/{name}
 

@@ -22,9 +22,10 @@ def show_guard(run: Run) -> Section | None:
         return None
     lead = (
         "A guard is a second output of the same file that says how unlike its transfer data an input is: above 1 the "
-        "student had no teacher to imitate. Students were chosen without it, and the figures elsewhere are those of "
-        "the file without; it ships where the file with it keeps the budget by a fresh measurement. What is not "
-        "flagged is not thereby right: a guard says nothing of mistakes on inputs like the data."
+        "student had no teacher to imitate. Students were chosen without it, and frontiers and tables compare files "
+        "without; it ships where the file with it keeps the budget by a fresh measurement, and what a budget's limits "
+        "say is of the file that ships. What is not flagged is not thereby right: a guard says nothing of mistakes on "
+        "inputs like the data."
     )
     costs = Table("guards", pd.DataFrame([say_line(name, guard) for name, guard in guards.items()]), COSTS)
     blocks: list[Block] = [Text(lead), costs]

@@ -81,7 +81,8 @@ def guarded(tmp_path_factory):
     guard = fit_guard(features, None)
     guard = guard.rescale(find_threshold(measure_unlikeness(guard, features)))
     artifact = add_guard(folder / "model.onnx", guard, folder / "guarded.onnx", "fp32")
-    alarms = dict.fromkeys(("val", "test"), {"value": 0.05, "low": 0.0, "high": 0.1, "rows": 100})
+    share = {"value": 0.05, "low": 0.0, "high": 0.1, "rows": 100}
+    alarms = {"val": share, "test": share}
     told = {"output": "unlike", "above": 1.0, "meaning": "", "width": 8, "false_alarms": {"aim": 0.05, **alarms}}
     given = {"name": "dim", "kind": "classification", "classes": list("abcd"), "preprocessing": FRONT, "teacher": None}
     middle = int(np.argsort(measure_unlikeness(guard, features))[100])

@@ -35,7 +35,7 @@ from export.accelerators import check_accelerators
 from export.guard import find_features
 from export.verify import verify
 from family import guards, probes
-from family.guard_told import card_guard, shipped_limits, tell_guard
+from family.guard_told import card_guard, ship_guard, tell_guard
 from family.guards import FALSE_ALARMS, find_threshold, fit_guard, guard_students, make_guard, see_guard
 from family.job import Job, open_job
 from family.modules import ConvStudent, EncoderStudent, MlpStudent, Rescaled
@@ -360,9 +360,12 @@ def test_the_folder_with_a_guard_is_whole_and_its_program_says_what_is_unlike(
 
 
 def test_what_ships_is_what_the_manifest_and_the_card_tell(entry: dict) -> None:
-    assert shipped_limits(entry)["size_kb"]["measured"] == entry["guard"]["costs"]["size_kb"]["with"]
+    given = entry | {"costs": entry["limits"]}
+    shipped = ship_guard(given, entry["guard"])
+    assert shipped["limits"]["size_kb"]["measured"] == entry["guard"]["costs"]["size_kb"]["with"]
+    assert shipped["costs"] == shipped["limits"] != entry["limits"]
     off = entry | {"guard": {"on": False, "why": "x"}}
-    assert shipped_limits(off) == entry["limits"]
+    assert ship_guard(given, off["guard"])["limits"] == entry["limits"]
     assert (tell_guard(off), card_guard(off), tell_guard({})) == ({}, "", {})
     assert "upside down" in card_guard(entry)
 
