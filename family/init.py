@@ -378,7 +378,7 @@ def compose(found: Findings, data: str, teacher: str | None) -> str:
             "",
             "# distill: {views: 8, control_seeds: 3}",
             "search: {trials: 30, minutes: 20}",
-            "# export: {precisions: [fp32, int8]}",
+            "# export: {precisions: [fp32, int8], guard: auto}",
             "",
         ]
     )

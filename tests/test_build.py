@@ -73,8 +73,12 @@ def test_every_budget_keeps_its_limits_and_has_a_folder_that_verifies(finished: 
         assert verify(finished / "run" / entry["student"]) == []
         for figure in entry["limits"].values():
             assert figure["high"] <= figure["limit"]
-    size = (finished / "run" / "students" / "small" / "model.onnx").stat().st_size
-    assert family["budgets"]["small"]["limits"]["size_kb"]["measured"] == pytest.approx(size / 1000)
+    for name, entry in family["budgets"].items():
+        size = (finished / "run" / "students" / name / "model.onnx").stat().st_size
+        shipped = entry["guard"]["costs"]["size_kb"]["with" if entry["guard"]["on"] else "without"]
+        assert shipped == pytest.approx(size / 1000)
+    small = family["budgets"]["small"]
+    assert small["limits"]["size_kb"]["measured"] == small["guard"]["costs"]["size_kb"]["without"]
     download = family["budgets"]["small"]["costs"]["download_kb"]
     manifest = json.loads((finished / "run" / "students" / "small" / "manifest.json").read_text())
     assert (download["measured"], download["provenance"]) == (manifest["download_bytes"] / 1000, "static")

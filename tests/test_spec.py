@@ -411,7 +411,7 @@ MISTAKES = {
     ),
     "guard": (
         GOOD + "export: {guard: on}\n",
-        "export.guard must be true or false or 'auto'. Got 'on'",
+        "export.guard must be true or false or auto. Got 'on'",
         6,
     ),
     "one's own target nearly": (
