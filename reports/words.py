@@ -120,7 +120,7 @@ def say_budget(run: Run, name: str) -> str:
     budget = run.budgets[name]
     if budget["status"] == "skipped":
         reason = budget.get("reason") or run.family.get("targets", {}).get(budget.get("target"), {}).get("unavailable")
-        return f"Not tried: {reason or 'its target is not available on this machine'}."
+        return f"Not tried: {str(reason or 'its target is not available on this machine').rstrip('.')}."
     if budget["status"] == "missed":
         return _say_miss(run, budget)
     found, guarded = _say_found(run, name, budget), say_guarded(budget)
