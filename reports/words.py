@@ -123,8 +123,7 @@ def say_budget(run: Run, name: str) -> str:
         return f"Not tried: {str(reason or 'its target is not available on this machine').rstrip('.')}."
     if budget["status"] == "missed":
         return _say_miss(run, budget)
-    found, guarded = _say_found(run, name, budget), say_guarded(budget)
-    parts = [found, _say_teacher(run, name, budget), say_control(run, budget), guarded]
+    parts = [_say_found(run, name, budget), _say_teacher(run, name, budget), say_control(run, budget)]
     return "; ".join(p for p in parts if p) + "."
 
 
@@ -133,34 +132,31 @@ def _say_found(run: Run, name: str, budget: Mapping[str, Any]) -> str:
     where = "" if read.get("value") is not None else " on validation data"
     found = say_interval(run.score, budget.get("val") if where else read)
     text = f"{found} {name_quantity(run.score)}{where}"
-    record, limits, target = find_record(run, name) or {}, budget.get("limits") or {}, find_target(run, name)
+    shipped, limits, target = find_shipped(run, name), budget.get("limits") or {}, find_target(run, name)
     shown = {*limits, "size_kb", find_main_cost(run, target) if target else "size_kb"}
     for quantity in (q for q in COSTS if q in shown):
-        value = limits.get(quantity, {}).get("measured", record.get(quantity))
+        value = limits.get(quantity, {}).get("measured", shipped.get(quantity))
         if value is not None and np.isfinite(float(value)):
             text += f", {say_cost(quantity, float(value))}{QUALIFIERS.get(quantity, '')}"
-    return text
+    return text + (" with its coverage guard" if (budget.get("guard") or {}).get("on") else "")
 
 
-def say_guarded(budget: Mapping[str, Any]) -> str:
-    """What the file that ships costs where it has a coverage guard: all else is said of the file without."""
-    guard = budget.get("guard") or {"on": False}
-    if not guard["on"]:
-        return ""
-    shown = ("latency_ms", "instructions_m", "size_kb")
-    costs = [say_cost(quantity, guard["costs"][quantity]["with"]) for quantity in shown if quantity in guard["costs"]]
-    return f"it ships with a coverage guard, {', '.join(costs)} in all"
+def find_shipped(run: Run, name: str) -> dict[str, Any]:
+    """A budget's record with the costs of the file that ships, which has a guard where records have none."""
+    guard = run.budgets[name].get("guard") or {"on": False}
+    costs = guard["costs"] if guard["on"] else {}
+    return (find_record(run, name) or {}) | {quantity: cost["with"] for quantity, cost in costs.items()}
 
 
 def _say_teacher(run: Run, name: str, budget: Mapping[str, Any]) -> str:
     parts: list[str] = []
-    record, teacher = find_record(run, name) or {}, find_teacher_costs(run, find_target(run, name))
+    shipped, teacher = find_shipped(run, name), find_teacher_costs(run, find_target(run, name))
     for quantity, word in (
         ("size_kb", "smaller"),
         ("latency_ms", "faster"),
         ("parameters", "fewer parameters"),
     ):
-        ours, theirs = record.get(quantity), teacher.get(quantity)
+        ours, theirs = shipped.get(quantity), teacher.get(quantity)
         if quantity == "parameters" and parts:
             continue
         if ours and theirs and np.isfinite([float(ours), float(theirs)]).all() and theirs / ours >= 1.05:

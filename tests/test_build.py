@@ -75,10 +75,9 @@ def test_every_budget_keeps_its_limits_and_has_a_folder_that_verifies(finished: 
             assert figure["high"] <= figure["limit"]
     for name, entry in family["budgets"].items():
         size = (finished / "run" / "students" / name / "model.onnx").stat().st_size
-        shipped = entry["guard"]["costs"]["size_kb"]["with" if entry["guard"]["on"] else "without"]
-        assert shipped == pytest.approx(size / 1000)
+        assert entry["costs"]["size_kb"]["measured"] == pytest.approx(size / 1000)
     small = family["budgets"]["small"]
-    assert small["limits"]["size_kb"]["measured"] == small["guard"]["costs"]["size_kb"]["without"]
+    assert small["limits"]["size_kb"]["measured"] == small["costs"]["size_kb"]["measured"]
     download = family["budgets"]["small"]["costs"]["download_kb"]
     manifest = json.loads((finished / "run" / "students" / "small" / "manifest.json").read_text())
     assert (download["measured"], download["provenance"]) == (manifest["download_bytes"] / 1000, "static")

@@ -423,7 +423,7 @@ MISTAKES = {
     "transport": (
         GOOD + "targets: {pi: {transport: shh}}\n",
         "targets.pi cannot be used: unknown transport of target 'pi': 'shh'. Did you mean 'ssh'? "
-        "Valid: local, emulated, browser, node, ssh, adb",
+        "Valid: local, emulated, browser, node, ssh, adb, profile",
         6,
     ),
     "threads": (
