@@ -133,7 +133,7 @@ def test_without_programs_it_says_what_to_install(monkeypatch, tmp_path):
     said = unavailable(resolve_target("browser"))
     assert said == "browser is skipped: it needs a Chromium: sudo apt-get install chromium."
     with pytest.raises(ValueError, match="it needs npm: sudo apt-get install npm"):
-        node.install()
+        node.prepare()
 
 
 def test_without_packages_it_says_how_to_install_them(monkeypatch, tmp_path):
