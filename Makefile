@@ -20,7 +20,7 @@ family: setup
 
 # A family over this machine, a browser and two Arm cores; installs an emulator, compilers, Chromium and Node.
 MOBILE_APT := qemu-user gcc gcc-aarch64-linux-gnu libc6-arm64-cross libstdc++6-arm64-cross libgcc-s1-arm64-cross \
-	chromium nodejs npm
+	chromium $(shell { command -v node && command -v npm; } > /dev/null || echo nodejs npm)
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 family-mobile: setup
