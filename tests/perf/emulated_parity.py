@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark import emulated, host, resolve_target, unavailable
+from benchmark.c_runner import open_here
 from family import spaces
 from family.candidates import untrained_graphs
 from family.job import Job, open_job
@@ -85,19 +86,20 @@ def make_up_series(folder: Path) -> None:
 def find_difference(job: Job, path: Path, core: str) -> float:
     """The largest between four rows' outputs there and here, as a share of the greatest output."""
     rows = job.task.raw("val", np.arange(4))
-    (expected,) = emulated.open_here(path).run(None, rows)
+    (expected,) = open_here(path).run(None, rows)
     there = emulated.run_emulated(core, path, rows, runs=1, counted=False)
     (found,) = there.outputs.values()
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def count_twice(job: Job, path: Path, core: str) -> tuple[int, int]:
-    """Instructions of one row in two processes; zeros where they are not counted."""
+    """Instructions of one row in two processes, the median of several inferences as `CountMeter` tells it; zeros where
+    they are not counted."""
     if not emulated.is_counted(core):
         return 0, 0
     one = job.task.raw("val", np.arange(1))
-    first, second = (emulated.run_emulated(core, path, one).counts[-1]["insn"] for _ in range(2))
-    return first, second
+    both = [[each["insn"] for each in emulated.run_emulated(core, path, one).counts] for _ in range(2)]
+    return int(np.median(both[0])), int(np.median(both[1]))
 
 
 @contextmanager
