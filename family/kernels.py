@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmark import PRESETS, WorkerDied, host, run_on_core, unavailable
 from export import Runner
+from family import spaces
 from family.job import Job
 from family.run_folder import remember
 from family.students import export_trained, trained_folder
@@ -23,8 +24,8 @@ KERNELS = {
     "armv9": "Arm, i8mm",
 }
 VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
-ROWS, FIRST = 400, 20
-ENOUGH_S = 20.0  # of one kernel; as many rows as the first ones say it takes, fewer where that is not all
+ROWS, FEWEST = 400, 8  # of test
+MACS = 4e8  # multiply-accumulates of all rows together: seconds under emulation, and the same number of rows every time
 
 
 def kernels_of(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def kernels_of(job: Job, params: Mapping[str, Any], precision: str, training: Tr
     where rows have unlike shapes. On the first rows of test, against fp32 on this host."""
     if precision == "fp32" or "fp32" not in job.precisions or job.task.ragged:
         return {}
-    made = export_trained(job, params, training)
+    made, rows = export_trained(job, params, training), count_rows(job, params)
     folder = trained_folder(job, params, training)
     hashes = [made[precision]["sha256"], made["fp32"]["sha256"], job.task.fingerprint]
     found: dict[str, Any] = {}
@@ -42,26 +43,25 @@ def kernels_of(job: Job, params: Mapping[str, Any], precision: str, training: Tr
             found[kernel] = {"skipped": why.removeprefix(f"{kernel} is skipped: ").rstrip(".")}
             continue
         place = folder / precision / "kernels" / f"{kernel.replace(' ', '-')}.json"
-        see = partial(see_kernel, job, folder, precision, kernel)
-        found[kernel] = remember(place, [*hashes, job.host if kernel not in KERNELS else ""], see)
+        see = partial(see_kernel, job, folder, precision, kernel, rows)
+        found[kernel] = remember(place, [*hashes, rows, job.host if kernel not in KERNELS else ""], see)
     return found
 
 
-def see_kernel(job: Job, folder: Any, precision: str, kernel: str) -> dict[str, Any]:
+def count_rows(job: Job, params: Mapping[str, Any]) -> int:
+    """As many rows of test as MACS allows, within FEWEST and ROWS."""
+    cost = spaces.cost_of(spaces.build_student(job.space, params, job.task, job.spec.seed), job.task)
+    return min(job.task.rows("test"), max(FEWEST, min(ROWS, int(MACS / max(cost, 1)))))
+
+
+def see_kernel(job: Job, folder: Path, precision: str, kernel: str, count: int) -> dict[str, Any]:
     """Answers of the file on a kernel beside fp32's here."""
-    model, plain = folder / precision / "model.onnx", Runner(folder / "fp32" / "model.onnx")
-    ask = partial(run_on_core, kernel, model) if kernel in KERNELS else Runner(model)
-    count = min(ROWS, job.task.rows("test"))
-    first, begin = job.task.raw("test", np.arange(min(FIRST, count))), time.monotonic()
+    model, rows = folder / precision / "model.onnx", job.task.raw("test", np.arange(count))
     try:
-        answers = [ask(first)]
-        seconds = max(time.monotonic() - begin, 1e-3) / FIRST
-        rest = job.task.raw("test", np.arange(FIRST, min(count, FIRST + int(ENOUGH_S / seconds))))
-        answers += [ask(rest)] if count > FIRST and seconds <= ENOUGH_S else []
+        ours = run_on_core(kernel, model, rows) if kernel in KERNELS else Runner(model)(rows)
     except (ValueError, WorkerDied) as problem:
         return {"skipped": str(problem).rstrip(".")}
-    expected = [plain(first), plain(rest)][: len(answers)]
-    ours, theirs = np.concatenate(answers), np.concatenate(expected)
+    theirs = Runner(folder / "fp32" / "model.onnx")(rows)
     return {
         "what": KERNELS.get(kernel) or say_own(),
         "rows": len(ours),
