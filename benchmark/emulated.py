@@ -45,6 +45,7 @@ from benchmark.types import Target
 
 RUNS, WARM_UP = 5, 2
 LIMIT_S = 300
+ENV = {"LANG": "C"}  # words on the stack move what lies below them, and counts with it
 ARM = "aarch64"
 APT = f"sudo apt-get install qemu-user gcc {MACHINES[ARM].apt}"
 
@@ -156,9 +157,11 @@ def run_emulated(
         folder = Path(name)
         for tensor, data in tensor_files(inputs, plan).items():
             (folder / tensor).write_bytes(data)
-        warm_up = WARM_UP if counted else 0
-        words = [str(model.resolve()), "tensors", "output", str(runs), str(warm_up), "1"]
-        done = start([*emulator(core, folder if counted else None), *words], model, folder)
+        for file in (model, model.with_name(f"{model.name}.data")):
+            if file.exists():
+                (folder / file.name.replace(model.name, "model.onnx")).symlink_to(file.resolve())
+        words = ["model.onnx", "tensors", "output", str(runs), str(WARM_UP if counted else 0), "1"]
+        done = start([*steady(), *emulator(core, folder if counted else None), *words], model, folder)
         lines = (folder / "counts").read_text().splitlines() if counted else []
         outputs = read_outputs((folder / "output").read_bytes(), plan)
         return Emulated([json.loads(line) for line in lines][-runs:], outputs, json.loads(done.stdout)["onnxruntime"])
@@ -169,10 +172,19 @@ def run_on_core(core: str, model: Path, inputs: Mapping[str, NDArray[Any]]) -> N
     return next(iter(run_emulated(core, model, inputs, runs=1, counted=False).outputs.values()))
 
 
+@cache
+def steady() -> tuple[str, ...]:
+    """Words before the emulator that keep addresses the same, where this machine allows it: some of the runtime's ways
+    depend on them, and a count with them."""
+    words = (shutil.which("setarch") or "", "-R")
+    allowed = words[0] and subprocess.run([*words, "true"], capture_output=True).returncode == 0
+    return words if allowed else ()
+
+
 def emulator(core: str, counts: Path | None = None) -> list[str]:
     """The command of the runner on that core; `counts`: a folder in which a file `counts` is written."""
     of = CORES[core]
-    words = [f"qemu-{of.machine}", "-cpu", of.qemu]
+    words = [shutil.which(f"qemu-{of.machine}") or f"qemu-{of.machine}", "-cpu", of.qemu]
     words += ["-L", str(make_root(core))] if of.machine == ARM else []
     words += ["-plugin", f"{build_counter()},out={counts / 'counts'}"] if counts else []
     return [*words, str(build_runner(of.machine)), str(find_library(of.machine))]
@@ -180,7 +192,9 @@ def emulator(core: str, counts: Path | None = None) -> list[str]:
 
 def start(command: Sequence[str], model: Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, errors="replace", cwd=folder)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=LIMIT_S, errors="replace", cwd=folder, env=ENV
+        )
     except subprocess.TimeoutExpired:
         raise WorkerDied(f"{model} did not end within {LIMIT_S} s on the emulated core.") from None
     last = (done.stderr.strip().splitlines() or ["nothing"])[-1]

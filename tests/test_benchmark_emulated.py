@@ -52,6 +52,17 @@ def test_counts_repeat_within_a_thousandth_under_load(model):
     assert loaded.host == alone.host
 
 
+@needs_emulator
+@pytest.mark.skipif(not emulated.steady(), reason="addresses cannot be kept here")
+def test_counts_depend_neither_on_the_files_place_nor_on_the_environment(model, tmp_path, monkeypatch):
+    away = tmp_path / ("a" * 40) / "other.onnx"
+    away.parent.mkdir()
+    away.write_bytes(model.read_bytes())
+    first = run_emulated("cortex-a53", model, inputs_of(model, 1)).counts
+    monkeypatch.setenv("SOMETHING", "x" * 500)
+    assert run_emulated("cortex-a53", away, inputs_of(model, 1)).counts == first
+
+
 def burn(over):
     numbers = np.ones((300, 300))
     while not over.is_set():
