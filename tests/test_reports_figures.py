@@ -153,6 +153,14 @@ def test_where_int8_lost_is_said_for_each_precision_and_each_choice():
     assert table["Lost on"].tolist() == ["score, latency", ""]
 
 
+def test_what_a_file_takes_compressed_stands_beside_its_size():
+    table = SECTIONS["targets"](make_run([row("a", 0.9, size_kb=1240.0, download_kb=41.2, memory_mb=9.0)], {})).blocks[
+        0
+    ]
+    assert list(table.frame.columns)[-3:] == ["File size, kB", "File size compressed, kB", "Memory, MB"]
+    assert table.frame["File size compressed, kB"].tolist() == ["41.2"]
+
+
 def test_noisy_figures_are_marked_and_intervals_that_add_nothing_left_out():
     rows = [row("a", 0.9, memory_mb=11.4, memory_mb_low=11.39, memory_mb_high=11.41, latency_ms=0.1)]
     rows[0] |= {"latency_ms_low": 0.05, "latency_ms_high": 0.2, "latency_ms_noisy": True}
