@@ -1,0 +1,1 @@
+"""Language: tokenizers, text students, teachers that speak, and what their words teach."""
