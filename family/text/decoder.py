@@ -61,7 +61,7 @@ class DecoderLayer(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention; the last query is at the last key. q (batch, heads, length, head), k and v as long or longer."""
+    """Causal attention; the last query is at the last key. q: (batch, heads, length, head), k and v no shorter."""
     if q.shape[2] == k.shape[2]:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
@@ -124,7 +124,7 @@ class DecoderStudent(nn.Module):
 
 @torch.no_grad()
 def generate(module: DecoderStudent, prompt: Tensor, tokens: int) -> Tensor:
-    """The likeliest continuation, token by token: prompt (1, length) int64 → (1, tokens), fewer at the context's end."""
+    """The likeliest continuation: prompt (1, length) int64 → (1, tokens), fewer at the end of the context."""
     tokens = min(tokens, module.shape.context - prompt.shape[1] + 1)
     logits, cache = module.step(prompt)
     found = [logits[:, -1:].argmax(2)]
