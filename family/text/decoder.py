@@ -46,6 +46,8 @@ class DecoderLayer(nn.Module):
         self.gate = nn.Linear(shape.width, shape.feed, bias=False)
         self.up = nn.Linear(shape.width, shape.feed, bias=False)
         self.down = nn.Linear(shape.feed, shape.width, bias=False)
+        for last in (self.out, self.down):
+            nn.init.normal_(last.weight, std=(2 * shape.depth * last.in_features) ** -0.5)
 
     def forward(
         self, x: Tensor, turn: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None
@@ -100,9 +102,6 @@ class DecoderStudent(nn.Module):
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
         nn.init.normal_(self.embedding.weight, std=shape.width**-0.5)
-        for layer in self.layers:
-            for last in (layer.out, layer.down):
-                nn.init.normal_(last.weight, std=(2 * shape.depth * last.in_features) ** -0.5)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.step(input_ids)[0]
