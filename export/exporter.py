@@ -25,9 +25,9 @@ _EXPORTER_LOG = logging.getLogger("torch.onnx._internal.exporter._registration")
 
 
 def to_onnx(module: nn.Module, body: Signature, path: Path, opset: int = 18) -> Artifact:
-    """Write `module` in eval mode to `path`, every input and output with a symbolic batch.
+    """Write `module` in eval mode to `path`, every dimension symbolic that its signature names, the batch among them.
 
-    The same module gives the same bytes. The graph is run at batch sizes other than the traced one and
+    The same module gives the same bytes. The graph is run at sizes other than the traced ones and
     compared with torch; where the quick exporter cannot or differs, torch's graph capture takes over (ten
     times slower).
     Raises ValueError where the module does not fit its signature or neither exporter gets it right.
@@ -62,7 +62,6 @@ def _export(module: nn.Module, body: Signature, opset: int) -> onnx.ModelProto:
 
 def _export_quickly(module: nn.Module, body: Signature, opset: int) -> onnx.ModelProto:
     buffer = io.BytesIO()
-    names = [spec.name for spec in (*body.inputs, *body.outputs)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", UserWarning)
@@ -74,14 +73,14 @@ def _export_quickly(module: nn.Module, body: Signature, opset: int) -> onnx.Mode
             dynamo=False,
             input_names=[spec.name for spec in body.inputs],
             output_names=[spec.name for spec in body.outputs],
-            dynamic_axes={name: {0: "batch"} for name in names},
+            dynamic_axes={spec.name: _open_axes(spec) for spec in (*body.inputs, *body.outputs)},
             opset_version=opset,
         )
     return _finish(onnx.load_from_string(buffer.getvalue()), body)
 
 
 def _export_thoroughly(module: nn.Module, body: Signature, opset: int) -> onnx.ModelProto:
-    batch = torch.export.Dim("batch", min=1)
+    dims = {name: torch.export.Dim(name, min=1) for spec in body.inputs for name in _open_axes(spec).values()}
     with warnings.catch_warnings(), _quiet(_EXPORTER_LOG):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -91,7 +90,7 @@ def _export_thoroughly(module: nn.Module, body: Signature, opset: int) -> onnx.M
             verbose=False,
             input_names=[spec.name for spec in body.inputs],
             output_names=[spec.name for spec in body.outputs],
-            dynamic_shapes=tuple({0: batch} for _ in body.inputs),
+            dynamic_shapes=tuple({i: dims[name] for i, name in _open_axes(spec).items()} for spec in body.inputs),
             opset_version=opset,
         )
     assert program is not None
@@ -99,6 +98,16 @@ def _export_thoroughly(module: nn.Module, body: Signature, opset: int) -> onnx.M
     if standard_opset(model) != opset:
         raise RuntimeError(f"got opset {standard_opset(model)} in place of {opset}.")
     return _finish(model, body)
+
+
+def _open_axes(spec: TensorSpec) -> dict[int, str]:
+    """Axis → name of every symbolic dimension."""
+    return {axis: side for axis, side in enumerate(spec.shape) if isinstance(side, str)}
+
+
+def _sides(spec: TensorSpec, rows: int) -> tuple[int, ...]:
+    """The shape for a batch of `rows`; other symbolic dimensions differ from batch to batch."""
+    return (rows, *(side if isinstance(side, int) else 3 + 2 * rows for side in spec.shape[1:]))
 
 
 def _finish(model: onnx.ModelProto, body: Signature) -> onnx.ModelProto:
@@ -143,7 +152,7 @@ def _check_fits(module: nn.Module, body: Signature) -> None:
         takes = ", ".join(f"{spec.name} {spec.shape}" for spec in body.inputs)
         raise ValueError(f"{name} does not run on its signature ({takes}): {_first_line(str(error))}") from error
     shapes = [output.shape for output in outputs]
-    wanted = [(2, *spec.shape[1:]) for spec in body.outputs]
+    wanted = [_sides(spec, 2) for spec in body.outputs]
     if shapes != wanted:
         raise ValueError(f"{name} must give outputs of shape {wanted} for a batch of 2. Got {shapes}")
 
@@ -163,7 +172,7 @@ def _inputs(module: nn.Module, body: Signature, rows: int, sign: int = 1) -> tup
 
 
 def _input(spec: TensorSpec, rows: int, sign: int, generator: torch.Generator) -> Tensor:
-    shape = (rows, *(int(side) for side in spec.shape[1:]))
+    shape = _sides(spec, rows)
     if spec.name == "mask":
         time = shape[-1]
         lengths = torch.tensor([max(1, time - row * time // 3) for row in range(rows)])

@@ -27,6 +27,7 @@ from export import merge_front, quantise, to_onnx
 from family import spaces
 from family.job import Job, cost_limits
 from family.run_folder import content_id, remember, write_beside, write_json
+from family.types import Task
 
 Params = Mapping[str, Any]
 CALIBRATION_ROWS = 256
@@ -44,18 +45,19 @@ def candidate_folder(job: Job, params: Params) -> Path:
     return job.folder / "candidates" / candidate_id(job, params)
 
 
-def export_graphs(job: Job, module: nn.Module, folder: Path, calibration_rows: int) -> dict[str, Path]:
-    """Write `folder/<precision>/model.onnx` with its front, and `body.onnx` without, for every precision."""
+def export_graphs(job: Job, task: Task, module: nn.Module, folder: Path, calibration_rows: int) -> dict[str, Path]:
+    """Write `folder/<precision>/model.onnx` with its front, and `body.onnx` without, for every precision. `task`: as
+    the module meets it."""
     fp32 = folder / "fp32" / "body.onnx"
     fp32.parent.mkdir(parents=True, exist_ok=True)
-    write_beside(fp32, lambda beside: to_onnx(module, job.task.body, beside, opset(job)))
+    write_beside(fp32, lambda beside: to_onnx(module, task.body, beside, opset(job)))
     graphs = {}
     for precision in job.precisions:
         body = folder / precision / "body.onnx"
         if precision != "fp32":
-            write_beside(body, partial(quantise_into, fp32, precision, calibration_feeds(job, calibration_rows)))
+            write_beside(body, partial(quantise_into, fp32, precision, calibration_feeds(task, calibration_rows)))
         graphs[precision] = body.with_name("model.onnx")
-        write_beside(graphs[precision], partial(merge_front, body, job.task.front))
+        write_beside(graphs[precision], partial(merge_front, body, task.front))
     return graphs
 
 
@@ -68,15 +70,15 @@ def quantise_into(source: Path, precision: str, calibration: Sequence[dict[str, 
     quantise(source, path, precision, calibration)
 
 
-def calibration_feeds(job: Job, rows: int) -> list[dict[str, np.ndarray]]:
+def calibration_feeds(task: Task, rows: int) -> list[dict[str, np.ndarray]]:
     """Body inputs of the first `rows` training rows (train, then transfer), by name, in batches of 64."""
     feeds = []
     for split in ("train", "transfer"):
-        count = min(rows, job.task.rows(split))
+        count = min(rows, task.rows(split))
         rows -= count
         for start in range(0, count, 64):
-            inputs = job.task.inputs(split, np.arange(start, min(start + 64, count)), 0)
-            names = [spec.name for spec in job.task.body.inputs]
+            inputs = task.inputs(split, np.arange(start, min(start + 64, count)), 0)
+            names = [spec.name for spec in task.body.inputs]
             feeds.append({name: value.numpy() for name, value in zip(names, inputs, strict=True)})
     return feeds
 
@@ -136,7 +138,7 @@ def untrained_graphs(job: Job, params: Params) -> dict[str, Path]:
     def work() -> dict[str, str]:
         module = spaces.build_student(job.space, params, job.task, job.spec.seed)
         vary_constants(module, job.spec.seed)
-        graphs = export_graphs(job, module, folder, calibration_rows=16)
+        graphs = export_graphs(job, job.task.seen_by(params), module, folder, calibration_rows=16)
         return {precision: str(path.relative_to(job.folder)) for precision, path in graphs.items()}
 
     kept = remember(folder / "graphs.json", [job.built_id, dict(params), job.precisions, opset(job)], work)

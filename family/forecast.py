@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from family import recipe, spaces, tune
+from family import recipe, spaces
 from family.candidates import measure_untrained, open_benches, over_limits
 from family.engines import ANCHORS, SHORT
 from family.job import Job, cost_limits
@@ -70,7 +70,7 @@ def seconds_per_step(job: Job, params: dict[str, Any]) -> float:
     """Forward and backward of a batch of 64 on the middle student; no optimizer step is taken."""
     module = spaces.build_student(job.space, params, job.task, job.spec.seed).train()
     rows = np.arange(min(64, job.task.rows("train")))
-    inputs = job.task.inputs("train", rows, 0)
+    inputs = job.task.seen_by(params).inputs("train", rows, 0)
     start, count = time.monotonic(), 5
     for _ in range(count):
         module(*inputs).square().mean().backward()
@@ -104,8 +104,7 @@ def forecast_time(job: Job, engine: str, measuring: float, step: float) -> dict[
     """
     steps = job.spec.distill.steps
     if not isinstance(steps, int):
-        middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, job.spec.seed)
-        steps = tune.auto_steps(middle, job.task)
+        steps = recipe.usual_steps(job)
     trials, budgets = job.spec.search.trials, len(job.spec.budgets)
     seeds = job.spec.distill.control_seeds
     rest = short_runs(job) + 2 * seeds * budgets

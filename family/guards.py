@@ -119,12 +119,14 @@ def write_guarded(job: Job, params: Mapping[str, Any], precision: str, training:
     if job.task.rows("val") < FEWEST:
         wanted = f"a threshold at {FALSE_ALARMS:.0%} false alarms takes {FEWEST} rows of val"
         raise NoFeatures(f"{wanted}. Got {job.task.rows('val')}")
+    if job.task.kind == "tokens":
+        raise NoFeatures("a language model answers every position, and a guard is for a row")
     path = guarded_file(job, params, precision, training)
-    source = path.with_name("model.onnx")
+    source, task = path.with_name("model.onnx"), job.task.seen_by(params)
     rows = draw_fit_rows(job)
-    features = read_features(source, (batch for s, r in rows.items() for batch in raw_batches(job, s, r)))
+    features = read_features(source, (batch for s, r in rows.items() for batch in raw_batches(task, s, r)))
     guard = fit_guard(features, see_classes(job, rows))
-    on_val = read_features(source, raw_batches(job, "val", np.arange(job.task.rows("val"))))
+    on_val = read_features(source, raw_batches(task, "val", np.arange(task.rows("val"))))
     guard = guard.rescale(find_threshold(measure_unlikeness(guard, on_val)))
     artifact = add_guard(source, guard, path, precision)
     return {
@@ -183,7 +185,8 @@ def find_threshold(distances: np.ndarray) -> float:
 def check_same(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> float:
     """Largest difference that the guard makes to the first output on val. Raises NoFeatures where it is too large."""
     runner = Runner(guarded_file(job, params, precision, training))
-    found = np.concatenate([runner(b) for b in raw_batches(job, "val", np.arange(job.task.rows("val")))])
+    batches = raw_batches(job.task.seen_by(params), "val", np.arange(job.task.rows("val")))
+    found = np.concatenate([runner(batch) for batch in batches])
     wanted = outputs_of(job, params, training, precision, "val")
     largest = float(np.abs(found - wanted).max())
     if not largest <= SAME * max(1.0, float(np.abs(wanted).max())):
@@ -254,13 +257,14 @@ def see_guard(job: Job, params: Mapping[str, Any], precision: str, training: Tra
     made = make_guard(job, params, precision, training)
 
     def work() -> dict[str, Any]:
-        runner = Runner(path)
+        runner, task = Runner(path), job.task.seen_by(params)
         alarms: dict[str, Any] = {"aim": FALSE_ALARMS}
         splits: tuple[Split, ...] = ("val", "test")
         for split in splits:
-            batches = raw_batches(job, split, np.arange(job.task.rows(split)))
-            alarms[split] = rate(runner, batches, job.task.groups(split))
-        return {"false_alarms": alarms, "caught": {what: rate(runner, rows) for what, rows in draw_probes(job)}}
+            batches = raw_batches(task, split, np.arange(task.rows(split)))
+            alarms[split] = rate(runner, batches, task.groups(split))
+        caught = {what: rate(runner, rows) for what, rows in draw_probes(job, task)}
+        return {"false_alarms": alarms, "caught": caught}
 
     inputs = [made["sha256"], job.task.fingerprint, job.spec.seed, VERSION]
     return dict(remember(path.with_name("guard-seen.json"), inputs, work))

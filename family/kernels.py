@@ -43,20 +43,23 @@ def kernels_of(job: Job, params: Mapping[str, Any], precision: str, training: Tr
             found[kernel] = {"skipped": why.removeprefix(f"{kernel} is skipped: ").rstrip(".")}
             continue
         place = folder / precision / "kernels" / f"{kernel.replace(' ', '-')}.json"
-        see = partial(see_kernel, job, folder, precision, kernel, rows)
+        see = partial(see_kernel, job, params, folder, precision, kernel, rows)
         found[kernel] = remember(place, [*hashes, rows, job.host if kernel not in KERNELS else ""], see)
     return found
 
 
 def count_rows(job: Job, params: Mapping[str, Any]) -> int:
     """As many rows of test as MACS allows, within FEWEST and ROWS."""
-    cost = spaces.cost_of(spaces.build_student(job.space, params, job.task, job.spec.seed), job.task)
+    student = spaces.build_student(job.space, params, job.task, job.spec.seed)
+    cost = spaces.cost_of(student, job.task.seen_by(params))
     return min(job.task.rows("test"), max(FEWEST, min(ROWS, int(MACS / max(cost, 1)))))
 
 
-def see_kernel(job: Job, folder: Path, precision: str, kernel: str, count: int) -> dict[str, Any]:
+def see_kernel(
+    job: Job, params: Mapping[str, Any], folder: Path, precision: str, kernel: str, count: int
+) -> dict[str, Any]:
     """Answers of the file on a kernel beside fp32's here."""
-    model, rows = folder / precision / "model.onnx", job.task.raw("test", np.arange(count))
+    model, rows = folder / precision / "model.onnx", job.task.seen_by(params).raw("test", np.arange(count))
     try:
         ours = run_on_core(kernel, model, rows) if kernel in KERNELS else Runner(model)(rows)
     except (ValueError, WorkerDied) as problem:

@@ -162,4 +162,4 @@ def say_error(predictor: Predictor) -> str:
 
 def feature_row(job: Job, params: Params) -> dict[str, float]:
     module = spaces.build_student(job.space, params, job.task, job.spec.seed)
-    return count_features(module, job.task.inputs("val", np.arange(1), 0))
+    return count_features(module, job.task.seen_by(params).inputs("val", np.arange(1), 0))

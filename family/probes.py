@@ -12,6 +12,7 @@ from PIL import Image
 from export import ImageFront, SeriesFront, TableFront
 from family.job import Job
 from family.students import raw_batches
+from family.types import Task
 
 Rows = dict[str, np.ndarray]  # raw inputs by name, a batch each
 Change = Callable[[Rows, np.random.Generator], Rows]
@@ -31,28 +32,28 @@ class Ranges:
     std: np.ndarray
 
 
-def draw_probes(job: Job) -> Iterator[tuple[str, Iterator[Rows]]]:
+def draw_probes(job: Job, task: Task) -> Iterator[tuple[str, Iterator[Rows]]]:
     """(what they are, batches) of every probe set that there is for this kind of data; the same each time."""
-    rows = np.arange(min(PROBE_ROWS, job.task.rows("test")))
-    for name, change in list_changes(job).items():
+    rows = np.arange(min(PROBE_ROWS, task.rows("test")))
+    for name, change in list_changes(job, task).items():
         generator = np.random.default_rng(job.spec.seed)
-        yield name, (change(batch, generator) for batch in raw_batches(job, "test", rows))
+        yield name, (change(batch, generator) for batch in raw_batches(task, "test", rows))
 
 
-def list_changes(job: Job) -> dict[str, Change]:
-    front = job.task.front
+def list_changes(job: Job, task: Task) -> dict[str, Change]:
+    front = task.front
     if isinstance(front, ImageFront):
-        return image_changes(job, front)
+        return image_changes(job, task, front)
     if isinstance(front, TableFront):
-        return table_changes(job)
+        return table_changes(task)
     if isinstance(front, SeriesFront):
-        return series_changes(job)
-    return {"noise": partial(draw_noise, see_ranges(job)), "inputs of other rows each": mix_columns}
+        return series_changes(task)
+    return {"noise": partial(draw_noise, see_ranges(task)), "inputs of other rows each": mix_columns}
 
 
-def see_ranges(job: Job, whole: bool = False) -> dict[str, Ranges]:
+def see_ranges(task: Task, whole: bool = False) -> dict[str, Ranges]:
     """Of every raw input, over rows of val; `whole`: one range for all of its values."""
-    batches = list(raw_batches(job, "val", np.arange(min(SEEN_ROWS, job.task.rows("val")))))
+    batches = list(raw_batches(task, "val", np.arange(min(SEEN_ROWS, task.rows("val")))))
     ranges = {}
     for name in batches[0]:
         parts = [batch[name].astype(np.float64) for batch in batches]
@@ -84,8 +85,8 @@ def mix_columns(rows: Rows, generator: np.random.Generator) -> Rows:
     return mixed
 
 
-def table_changes(job: Job) -> dict[str, Change]:
-    ranges = see_ranges(job)
+def table_changes(task: Task) -> dict[str, Change]:
+    ranges = see_ranges(task)
     changes: dict[str, Change] = {"noise": partial(draw_noise, ranges), "columns of other rows each": mix_columns}
     return changes | ({"one number far off": partial(move_one, ranges["numbers"])} if "numbers" in ranges else {})
 
@@ -98,8 +99,8 @@ def move_one(ranges: Ranges, rows: Rows, generator: np.random.Generator) -> Rows
     return rows | {"numbers": numbers}
 
 
-def series_changes(job: Job) -> dict[str, Change]:
-    seen = see_ranges(job)["series"]
+def series_changes(task: Task) -> dict[str, Change]:
+    seen = see_ranges(task)["series"]
     axis = tuple(range(1, seen.low.ndim))
     ends = (seen.low.min(axis, keepdims=True), seen.high.max(axis, keepdims=True))  # of each channel
 
@@ -122,8 +123,8 @@ def series_changes(job: Job) -> dict[str, Change]:
     }
 
 
-def image_changes(job: Job, front: ImageFront) -> dict[str, Change]:
-    seen = see_ranges(job, whole=True)["image"]
+def image_changes(job: Job, task: Task, front: ImageFront) -> dict[str, Change]:
+    seen = see_ranges(task, whole=True)["image"]
     low, high = float(seen.low), float(seen.high)
 
     def change(make: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Change:

@@ -49,11 +49,10 @@ def find_recipe(job: Job) -> Recipe:
 
 def bake(job: Job) -> dict[str, Any]:
     asked, store = job.spec.distill, job.soft_targets()
-    middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, job.spec.seed)
     base = Training(
         loss=first_loss(job),
         learning_rate=0.0,
-        steps=asked.steps if isinstance(asked.steps, int) else tune.auto_steps(middle, job.task),
+        steps=asked.steps if isinstance(asked.steps, int) else usual_steps(job),
         seed=job.spec.seed,
         temperature=asked.temperature if asked.temperature != "auto" else 4.0,
         views=store.views,
@@ -77,6 +76,14 @@ def bake(job: Job) -> dict[str, Any]:
     }
 
 
+def usual_steps(job: Job) -> int:
+    """Those of a middle student where the file gives none."""
+    params = spaces.middle(job.space)
+    middle = spaces.build_student(job.space, params, job.task, job.spec.seed)
+    rows = job.task.rows("train") + job.task.rows("transfer")
+    return tune.auto_steps(rows, spaces.cost_of(middle, job.task.seen_by(params)))
+
+
 def bake_off(job: Job, student: Training, control: Training) -> tuple[Training, tune.Table]:
     """Which loss on a middle student in the usual steps, labels alone among them: the student's training with it, and
     every try."""
@@ -84,7 +91,7 @@ def bake_off(job: Job, student: Training, control: Training) -> tuple[Training, 
     temperatures = TEMPERATURES if job.spec.distill.temperature == "auto" else ()
     chosen, table = tune.bake_off(
         trainer(job, spaces.middle(job.space)),
-        job.task,
+        job.task.seen_by(spaces.middle(job.space)),
         job.soft_targets(),
         student.unscaled,
         losses_for(job.task.kind),
@@ -104,17 +111,19 @@ def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:
         return base, []
     job.watch(Stage(f"length for {base.loss}"))
     middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, base.seed)
+    middle_cost = spaces.cost_of(middle, job.task.seen_by(spaces.middle(job.space)))
     found: dict[str, tuple[int, int]] = {}  # size → steps, cost
     tries: tune.Table = []
     for size, pick in SIZES.items():
         params = pick(job.space)
-        module = spaces.build_student(job.space, params, job.task, base.seed)
-        lengths = tune.lengths_to_try(base.steps, LENGTHS[size], module, middle, job.task)
+        task = job.task.seen_by(params)
+        cost = spaces.cost_of(spaces.build_student(job.space, params, job.task, base.seed), task)
+        lengths = tune.lengths_to_try(base.steps, LENGTHS[size], cost, middle_cost)
         steps = lengths[0]
         if len(lengths) > 1:
-            steps, rows = tune.find_length(trainer(job, params), job.task, base, lengths)
+            steps, rows = tune.find_length(trainer(job, params), task, base, lengths)
             tries += [{"student": size} | row for row in rows]
-        found[size] = steps, spaces.cost_of(module, job.task)
+        found[size] = steps, cost
     (small, large), costs = zip(*found.values(), strict=True)
     job.show(f"length for {base.loss}: {small} steps for the smallest student, {large} for the largest")
     return tune.stretch_between(base, (small, large), costs), tries
@@ -140,8 +149,9 @@ def find_rates(job: Job, bases: Mapping[str, Training]) -> dict[str, tuple[Train
 def try_rates(job: Job, base: Training, grid: Sequence[float]) -> tuple[float, tune.Table]:
     """By short runs on a small and a large student."""
     job.watch(Stage(f"learning rate for {base.loss}, short runs on a small and a large student"))
-    small, large = (trainer(job, size(job.space)) for size in SIZES.values())
-    return tune.find_learning_rate([small, large], job.task, base, grid, max(20, base.steps // SHORT))
+    sizes = [pick(job.space) for pick in SIZES.values()]
+    students = [(trainer(job, params), job.task.seen_by(params)) for params in sizes]
+    return tune.find_learning_rate(students, base, grid, max(20, base.steps // SHORT))
 
 
 def trainer(job: Job, params: Mapping[str, Any]) -> tune.TrainOnce:

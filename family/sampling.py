@@ -60,5 +60,5 @@ def draw_pool(job: Job) -> list[tuple[Params, float]]:
 def cost_proxy(job: Job, params: Params) -> float:
     """Multiply-accumulates of a row, and parameters: what training and shipping grow with."""
     module = spaces.build_student(job.space, params, job.task, job.spec.seed)
-    inputs = job.task.inputs("val", np.arange(1), 0)
+    inputs = job.task.seen_by(params).inputs("val", np.arange(1), 0)
     return spaces.count_macs(module, inputs) + spaces.count_parameters(module) + 1.0

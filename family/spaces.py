@@ -71,7 +71,7 @@ SPACES: dict[str, Callable[[], StudentSpace]] = {"mlp": mlp, "conv": conv, "enco
 
 
 def outputs_of(signature: Signature) -> int:
-    return int(signature.outputs[0].shape[1])
+    return int(signature.outputs[0].shape[-1])
 
 
 def open_space(name: str, options: Mapping[str, Any] | None, folder: Path, task: Task) -> StudentSpace:
@@ -245,11 +245,12 @@ def check_build(space: StudentSpace, params: Params, task: Task) -> None:
     if not any(p.requires_grad for p in module.parameters()):
         raise mistake("students.space", f"{what} has no parameters to train.")
     rows = np.arange(2) % task.rows("val")
-    inputs = task.inputs("val", rows, 0)
+    seen = task.seen_by(params)
+    inputs = seen.inputs("val", rows, 0)
     module.eval()
     with torch.no_grad():
         given = call_user(f"{what}: its forward", module, *inputs)
-    wanted = (2, outputs_of(task.body))
+    wanted = (2, *inputs[0].shape[1:2], outputs_of(seen.body)) if task.kind == "tokens" else (2, outputs_of(seen.body))
     if not isinstance(given, Tensor) or tuple(given.shape) != wanted or not torch.isfinite(given).all():
         shapes = ", ".join(str(tuple(i.shape)) for i in inputs)
         raise mistake(
@@ -330,7 +331,7 @@ def build_student(space: StudentSpace, params: Params, task: Task, seed: int) ->
     build loads are kept. For regression its outputs are in the labels' units."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module: Any = space.build(dict(params), task.body)
+        module: Any = space.build(dict(params), task.seen_by(params).body)
     if not isinstance(module, nn.Module):
         found = type(module).__name__
         raise mistake("students.space", f"{space.name} must build a torch.nn.Module. Got {found}.")
@@ -374,7 +375,7 @@ def count_macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
 
 def cost_of(module: nn.Module, task: Task) -> int:
-    """Multiply-accumulates of one row of `task`."""
+    """Multiply-accumulates of one row of `task` as the module meets it."""
     return count_macs(module, task.inputs("train", np.arange(1), 0))
 
 

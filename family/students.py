@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from family.candidates import CALIBRATION_ROWS, candidate_folder, export_graphs,
 from family.job import Job
 from family.run_folder import content_id, remember, write_beside
 from family.supernet import CannotRank, shared_weights
-from family.train import load_student, one_thread, save_student, train
-from family.types import Split, Training
+from family.train import load_student, one_thread, rows_at_once, save_student, train
+from family.types import Split, Task, Training
 
 FARTHEST = 4.0
 TOLERANCE = 1e-3  # largest difference of an fp32 file from torch, as a share of its greatest output
@@ -33,7 +33,7 @@ def own_training(job: Job, params: Mapping[str, Any], training: Training) -> Tra
     if not training.stretch:
         return training
     module = spaces.build_student(job.space, params, job.task, training.seed)
-    return scale(training, spaces.cost_of(module, job.task))
+    return scale(training, spaces.cost_of(module, job.task.seen_by(params)))
 
 
 def scale(training: Training, cost: int) -> Training:
@@ -62,7 +62,8 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
             module, inherited = begin_from_shared(job, params, training, module)
         checkpoint = folder / "checkpoint"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        trained = train(module, job.task, job.soft_targets(), training, device=job.device, checkpoint=checkpoint)
+        task = job.task.seen_by(params)
+        trained = train(module, task, job.soft_targets(), training, device=job.device, checkpoint=checkpoint)
         write_beside(folder / "student.safetensors", lambda beside: save_student(trained.module, beside))
         checkpoint.unlink(missing_ok=True)
         return {
@@ -71,7 +72,7 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
             "looks": trained.looks,
             "seconds": trained.seconds,
             "parameters": spaces.count_parameters(trained.module),
-            "macs": spaces.cost_of(trained.module, job.task) * trained.steps * training.batch,
+            "macs": spaces.cost_of(trained.module, task) * trained.steps * training.batch,
             "seed": training.seed,
             "inherited": inherited,
         }
@@ -106,8 +107,9 @@ def export_trained(job: Job, params: Mapping[str, Any], training: Training) -> d
 
     def work() -> dict[str, Any]:
         module = load_trained(job, params, training)
-        graphs = export_graphs(job, module, folder, CALIBRATION_ROWS)
-        return {precision: check_graph(job, precision, path, module) for precision, path in graphs.items()}
+        task = job.task.seen_by(params)
+        graphs = export_graphs(job, task, module, folder, CALIBRATION_ROWS)
+        return {precision: check_graph(job, task, precision, path, module) for precision, path in graphs.items()}
 
     return dict(remember(folder / "artifacts.json", [training_id(job, training), job.precisions, opset(job)], work))
 
@@ -131,14 +133,15 @@ class Unfaithful(ArithmeticError):
     """An exported file whose outputs are not those of the module it was made from."""
 
 
-def check_graph(job: Job, precision: str, path: Path, module: nn.Module) -> dict[str, Any]:
+def check_graph(job: Job, task: Task, precision: str, path: Path, module: nn.Module) -> dict[str, Any]:
     """Describe a file that could ship, with its parity against torch: front and module on raw validation rows.
 
     Raises Unfaithful where fp32 outputs differ by more than TOLERANCE × the greatest of them (1 at least).
     """
-    batches = list(raw_batches(job, "val", np.arange(min(64, job.task.rows("val")))))
+    rows = np.arange(min(64, task.rows("val")))
+    batches = list(raw_batches(task, "val", rows))
     with torch.no_grad(), one_thread():
-        expected = [module(*apply_front(job.task.front, batch)).numpy() for batch in batches]
+        expected = [module(*apply_front(task.front, batch)).numpy() for batch in batches]
     scale = max(1.0, *(float(np.abs(part).max()) for part in expected))
     parity = check_parity(path, batches, expected, TOLERANCE * scale if precision == "fp32" else float("inf"))
     if not parity.kept:
@@ -157,18 +160,23 @@ def check_graph(job: Job, precision: str, path: Path, module: nn.Module) -> dict
     }
 
 
-def raw_batches(job: Job, split: Split, rows: np.ndarray) -> Any:
-    """What the shipped file takes, in batches; one row at a time where raw shapes vary."""
-    size = 1 if job.task.ragged else 256
-    for start in range(0, len(rows), size):
-        yield job.task.raw(split, rows[start : start + size])
+def in_batches(task: Task, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows whose raw inputs go through a file together; one at a time where raw shapes vary."""
+    size = 1 if task.ragged else rows_at_once(task)
+    yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def score_file(job: Job, path: Path, split: Split, keep: Path) -> np.ndarray:
-    """Outputs (rows, outputs) of the file on a split, kept beside it."""
+def raw_batches(task: Task, split: Split, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """What the shipped file takes, in batches."""
+    return (task.raw(split, some) for some in in_batches(task, rows))
+
+
+def score_file(task: Task, path: Path, split: Split, keep: Path) -> np.ndarray:
+    """What is kept of the file's outputs on a split, (rows, k), written beside it."""
     if not keep.exists():
         runner = Runner(path)
-        outputs = [runner(batch) for batch in raw_batches(job, split, np.arange(job.task.rows(split)))]
+        batches = in_batches(task, np.arange(task.rows(split)))
+        outputs = [task.keep(split, rows, runner(task.raw(split, rows))) for rows in batches]
 
         def save(beside: Path) -> None:
             with beside.open("wb") as handle:
@@ -179,7 +187,7 @@ def score_file(job: Job, path: Path, split: Split, keep: Path) -> np.ndarray:
 
 
 def outputs_of(job: Job, params: Mapping[str, Any], training: Training, precision: str, split: Split) -> np.ndarray:
-    """The shipped file's outputs on a split."""
+    """What is kept of the shipped file's outputs on a split, (rows, k)."""
     digest = export_trained(job, params, training)[precision]["sha256"]
     path = trained_folder(job, params, training) / precision / "model.onnx"
-    return score_file(job, path, split, path.with_name(f"{split}-{digest[:12]}.npy"))
+    return score_file(job.task.seen_by(params), path, split, path.with_name(f"{split}-{digest[:12]}.npy"))

@@ -19,7 +19,6 @@ from torch import nn
 
 from family import spaces
 from family.job import Job
-from family.losses import supervised
 from family.run_folder import content_id, remember
 from family.sampling import even_draws
 from family.train import (
@@ -29,6 +28,7 @@ from family.train import (
     draw_batches,
     identify,
     load_student,
+    loss_on_val,
     one_thread,
     own_generator,
     plan_batches,
@@ -70,6 +70,9 @@ class Supernet:
 def check_nesting(job: Job, pool: Sequence[Params]) -> None:
     """Raises CannotRank, naming the first parameter of a corner of the space or of `pool` that the largest student
     lacks, or has with another number of dimensions or a smaller one."""
+    bodies = {job.task.seen_by(params).fingerprint for params in (*corners(job.space.dims), *pool)}
+    if len(bodies) > 1:
+        raise CannotRank("students of several vocabularies or lengths do not read the same inputs")
     largest = shapes(build(job, spaces.largest(job.space)))
     for params in (*corners(job.space.dims), *pool):
         for name, shape in shapes(build(job, params)).items():
@@ -150,7 +153,8 @@ def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supe
 
 def run_steps(job: Job, largest: nn.Module, training: Training, pool: Sequence[Params], checkpoint: Path) -> float:
     """All steps; the multiply-accumulates × rows, forward, that they took."""
-    task, store, device = job.task, job.soft_targets(), job.device
+    task = job.task.seen_by(spaces.largest(job.space))
+    store, device = job.soft_targets(), job.device
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     students = [build(job, params) for params in (spaces.smallest(job.space), *pool)]
     costs = [spaces.count_macs(student, task.inputs("train", np.arange(1), 0)) for student in students]
@@ -184,11 +188,10 @@ def run_steps(job: Job, largest: nn.Module, training: Training, pool: Sequence[P
 def judge_slice(job: Job, supernet: Supernet, params: Params) -> tuple[float, float]:
     """Val score and mean supervised loss of the student's slice, on batch-norm statistics of its own."""
     module = supernet.slice_into(build(job, params)).eval()
-    recalibrate(module, job.task, BATCHES)
-    outputs = predict(module, job.task, "val")
-    labels = torch.from_numpy(job.task.labels("val"))
-    loss = supervised(job.task.kind)(torch.from_numpy(outputs), labels).mean().item()
-    return score_split(job.task, outputs, "val"), loss
+    task = job.task.seen_by(params)
+    recalibrate(module, task, BATCHES)
+    outputs = predict(module, task, "val")
+    return score_split(task, outputs, "val"), loss_on_val(task, outputs, np.arange(len(outputs)))
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def plan_batches(task: Task, training: Training, with_transfer: bool) -> Plan:
     transfer_rows = np.arange(task.rows("transfer"))
     if not with_transfer:
         train_rows, transfer_rows = (
-            train_rows[has_label(labels_of(task, "train")).numpy() > 0],
+            train_rows[has_label(task.lessons("train")).numpy() > 0],
             train_rows[:0],
         )
     rows = np.concatenate([train_rows, transfer_rows])
@@ -239,7 +239,7 @@ def draw_batches(
 
 
 def block_steps(task: Task, size: int) -> int:
-    row = sum(4 * math.prod(int(n) for n in spec.shape[1:]) for spec in task.body.inputs)
+    row = sum(one.nbytes for one in task.inputs("train", np.arange(1), 0))
     return int(np.clip(BLOCK_BYTES // (row * size), 1, BLOCK_STEPS))
 
 
@@ -258,7 +258,7 @@ def gather(
         if here.any():
             taught = training.loss != "labels"
             soft = store.batch(split, rows[here], views[here]) if taught else SoftBatch()
-            labels = labels_of(task, split)[rows[here]]
+            labels = task.lessons(split)[rows[here]]
             parts.append(Batch(task.inputs(split, rows[here], views[here]), soft, labels, has_label(labels)))
             places.append(np.flatnonzero(here))
     return join(parts, places, device, room)
@@ -288,29 +288,19 @@ def join(parts: list[Batch], places: list[np.ndarray], device: str, room: Room) 
     )
 
 
-FIELDS = ("logits", "ids", "top", "mean", "std", "rest")
+FIELDS = ("logits", "ids", "top", "mean", "std", "rest", "draws", "counts")
 
 
 def map_soft(soft: SoftBatch, change: Callable[[Tensor], Tensor]) -> SoftBatch:
     """The same soft targets with every tensor changed."""
-    if soft.logits is not None:
-        return SoftBatch(logits=change(soft.logits))
     there = {f: change(value) for f in FIELDS if (value := getattr(soft, f)) is not None}
     return SoftBatch(**there, temperatures=soft.temperatures)
 
 
-def labels_of(task: Task, split: Split) -> Tensor:
-    """Labels of a split; -1 or NaN where there are none."""
-    if split != "transfer":
-        return torch.from_numpy(task.labels(split))
-    if task.kind == "classification":
-        return torch.full((task.rows(split),), -1, dtype=torch.int64)
-    return torch.full((task.rows(split), int(task.body.outputs[0].shape[1])), float("nan"))
-
-
 def has_label(labels: Tensor) -> Tensor:
     """(n,) 1.0 where a row has a label, or some of its labels."""
-    return (labels >= 0).float() if labels.ndim == 1 else (~labels.isnan()).any(1).float()
+    known = ~labels.isnan() if labels.is_floating_point() else labels >= 0
+    return known.reshape(len(labels), -1).any(1).float()
 
 
 def recalibrate(module: nn.Module, task: Task, batches: int = 8, size: int = 64) -> None:
@@ -353,21 +343,27 @@ def score_split(task: Task, outputs: np.ndarray, split: Split) -> float:
     return float(task.score.fn(task.labels(split), outputs)) if np.isfinite(outputs).all() else math.nan
 
 
-def predict(module: nn.Module, task: Task, split: Split, size: int = 256) -> np.ndarray:
-    """Outputs (rows, outputs) on the clean view, in eval mode."""
-    return predict_rows(module, task, split, np.arange(task.rows(split)), size)
+def predict(module: nn.Module, task: Task, split: Split) -> np.ndarray:
+    """What is kept of the outputs on the clean view, (rows, k), in eval mode."""
+    return predict_rows(module, task, split, np.arange(task.rows(split)))
 
 
-def predict_rows(module: nn.Module, task: Task, split: Split, rows: np.ndarray, size: int = 256) -> np.ndarray:
-    """Outputs (rows, outputs) of these rows, on whatever device the module is."""
+def predict_rows(module: nn.Module, task: Task, split: Split, rows: np.ndarray) -> np.ndarray:
+    """What is kept of the outputs of these rows, (rows, k), on whatever device the module is."""
     module.eval()
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    parts = []
+    size, parts = rows_at_once(task), []
     with torch.no_grad(), one_thread():
         for start in range(0, len(rows), size):
-            inputs = task.inputs(split, rows[start : start + size], 0)
-            parts.append(module(*(i.to(device) for i in inputs)).cpu().numpy())
+            some = rows[start : start + size]
+            outputs = module(*(i.to(device) for i in task.inputs(split, some, 0)))
+            parts.append(task.keep(split, some, outputs.cpu().numpy()))
     return np.concatenate(parts)
+
+
+def rows_at_once(task: Task) -> int:
+    """Rows whose outputs are held together; logits of every position take room."""
+    return 8 if task.kind == "tokens" else 256
 
 
 class Patience:
@@ -429,10 +425,16 @@ def judge_rows(task: Task, outputs: np.ndarray, rows: np.ndarray) -> tuple[float
     not finite."""
     if not np.isfinite(outputs).all():
         return -math.inf, -math.inf
-    labels = task.labels("val")[rows]
-    score = float(task.score.fn(labels, outputs))
-    loss = supervised(task.kind)(torch.from_numpy(outputs), torch.from_numpy(labels)).mean().item()
-    return score if task.score.higher_is_better else -score, -loss
+    score = float(task.score.fn(task.labels("val")[rows], outputs))
+    return score if task.score.higher_is_better else -score, -loss_on_val(task, outputs, rows)
+
+
+def loss_on_val(task: Task, outputs: np.ndarray, rows: np.ndarray) -> float:
+    """The mean supervised loss of what was kept for these rows of val; of tokens bits a row."""
+    if task.kind == "tokens":
+        return float(outputs[:, 0].mean())
+    labels = torch.from_numpy(task.labels("val")[rows])
+    return supervised(task.kind)(torch.from_numpy(outputs), labels).mean().item()
 
 
 def identify(task: Task, store: SoftTargets, training: Training) -> dict[str, object]:

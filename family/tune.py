@@ -12,7 +12,6 @@ from torch import nn
 
 from family.losses import loss_of
 from family.soft_targets import SoftTargets
-from family.spaces import cost_of
 from family.train import predict, recalibrate, score_split
 from family.types import Task, Training
 from reports import difference
@@ -26,22 +25,21 @@ WORK = 4e12  # multiply-accumulates of one training, forward and backward: about
 WITHOUT_TEMPERATURE = ("labels", "mse")
 
 
-def auto_steps(module: nn.Module, task: Task) -> int:
-    """About 20 passes over train and transfer in batches of 64, within 300 to 3,000 steps, and fewer (300 at
-    least) where `module` would take more than minutes."""
-    rows = task.rows("train") + task.rows("transfer")
-    return int(np.clip(min(PASSES * rows / BATCH, affordable_steps(module, task)), FEWEST, MOST))
+def auto_steps(rows: int, cost: int) -> int:
+    """About 20 passes over `rows` in batches of 64, within 300 to 3,000 steps, and fewer (300 at least) where a student
+    of `cost` multiply-accumulates a row would take more than minutes."""
+    return int(np.clip(min(PASSES * rows / BATCH, affordable_steps(cost)), FEWEST, MOST))
 
 
-def affordable_steps(module: nn.Module, task: Task) -> float:
+def affordable_steps(cost: int) -> float:
     """Steps that take `WORK`."""
-    return WORK / (3 * BATCH * max(cost_of(module, task), 1))
+    return WORK / (3 * BATCH * max(cost, 1))
 
 
-def lengths_to_try(usual: int, shares: Sequence[float], module: nn.Module, middle: nn.Module, task: Task) -> list[int]:
-    """Steps, rising: `shares` of the usual; those above it only as far as `module` takes no more than `WORK` for them,
-    nor `middle` for what lies between them and the usual."""
-    most = min(affordable_steps(module, task), affordable_steps(middle, task) ** 2 / usual)
+def lengths_to_try(usual: int, shares: Sequence[float], cost: int, middle: int) -> list[int]:
+    """Steps, rising: `shares` of the usual; those above it only as far as a student of `cost` multiply-accumulates a
+    row takes no more than `WORK` for them, nor the `middle` one for what lies between them and the usual."""
+    most = min(affordable_steps(cost), affordable_steps(middle) ** 2 / usual)
     return sorted({round(usual * share) for share in shares if share <= 1 or usual * share <= most})
 
 
@@ -83,13 +81,13 @@ def stretch_between(base: Training, steps: tuple[int, int], costs: tuple[int, in
 
 
 def find_learning_rate(
-    students: Sequence[TrainOnce],
-    task: Task,
+    students: Sequence[tuple[TrainOnce, Task]],
     base: Training,
     grid: Sequence[float],
     steps: int,
 ) -> tuple[float, Table]:
-    """The rate with the best mean score over `students` (a small and a large student), and every try.
+    """The rate with the best mean score over `students` (a small and a large one, each with the task as it meets it),
+    and every try.
 
     A rate at which some student diverges is out, unless all are. Raises ValueError where `grid` is empty.
     """
@@ -97,12 +95,12 @@ def find_learning_rate(
         raise ValueError("The grid of learning rates must hold one or more. Got none.")
     tries: Table = []
     for rate in grid:
-        for size, train in zip(("small", "large"), students, strict=False):
+        for size, (train, task) in zip(("small", "large"), students, strict=False):
             training = replace(base, learning_rate=rate, steps=steps)
             row = {"learning_rate": rate, "student": size, "steps": steps}
             tries.append(row | {"val": short_run(train, task, training)})
     means = {rate: float(np.mean([t["val"] for t in tries if t["learning_rate"] == rate])) for rate in grid}
-    return max(grid, key=lambda rate: goodness(task, means[rate])), tries
+    return max(grid, key=lambda rate: goodness(students[0][1], means[rate])), tries
 
 
 def goodness(task: Task, score: float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from export import Front, Signature
 from reports import Score
 
-Kind = Literal["classification", "multilabel", "regression"]
+Kind = Literal["classification", "multilabel", "regression", "tokens"]
 Split = Literal["train", "transfer", "val", "test"]
 
 
@@ -31,7 +31,8 @@ class Dim:
 class StudentSpace:
     """What can be built: dimensions as data, and `build(params, signature)`.
 
-    The module's `forward` takes the signature's inputs in order (float32) and gives (batch, outputs).
+    The module's `forward` takes the signature's inputs in order and gives (batch, outputs); of tokens (batch, length,
+    vocabulary).
     """
 
     name: str
@@ -97,13 +98,30 @@ class Task(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]: ...
+
+    def seen_by(self, params: Mapping[str, Any]) -> Task:
+        """The task as a student of these params meets it: text in the tokens of its own vocabulary. Rows, splits and
+        labels stay. Where all students meet the same inputs, the task itself; a user's task may leave this out."""
+        ...
+
+    def keep(self, split: Split, rows: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """What is kept of outputs for these rows, (rows, k): all of them, but of next-token logits (rows, length,
+        vocabulary) sums over a row's positions. A user's task may leave this out."""
+        ...
+
+    def lessons(self, split: Split) -> Tensor:
+        """What labels alone teach: labels, -1 or NaN where there are none; of tokens the next ones (rows, length), -1
+        where there is nothing to learn. A user's task may leave this out."""
+        ...
+
     def rows(self, split: Split) -> int: ...
     def row_ids(self, split: Split) -> np.ndarray: ...  # (rows,) int64: position in the data as opened
     def labels(self, split: Split) -> np.ndarray: ...  # (rows,) int64 | (rows, outputs) float32; not for transfer
     def groups(self, split: Split) -> np.ndarray | None: ...
 
     def inputs(self, split: Split, rows: np.ndarray, view: np.ndarray | int) -> tuple[Tensor, ...]:
-        """Body inputs, float32 on the CPU. `view`: 0 is clean; v ≥ 1 is replayed from (seed, v, row id)."""
+        """Body inputs on the CPU: float32, or int64 token ids. `view`: 0 is clean; v ≥ 1 is replayed from (seed, v, row
+        id)."""
         ...
 
     def raw(self, split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -142,7 +160,8 @@ class Teacher(Protocol):
 class SoftBatch:
     """What the teacher says of a batch. Dense: `logits (n, k)`. Sparse: `ids, top (n, j)`, `mean, std (n,)`
     of all logits and `rest (n, 2 × temperatures)`: log-sum-exp of the other logits at each of `temperatures`,
-    first as they are, then standardised by mean and deviation."""
+    first as they are, then standardised by mean and deviation. Of tokens: `logits (n, length, k)`, or drawn: `draws
+    (n, length, j)` token ids and `counts` how often each was drawn, 0 where the room was not needed."""
 
     logits: Tensor | None = None
     ids: Tensor | None = None
@@ -150,13 +169,17 @@ class SoftBatch:
     mean: Tensor | None = None
     std: Tensor | None = None
     rest: Tensor | None = None
+    draws: Tensor | None = None
+    counts: Tensor | None = None
     temperatures: tuple[float, ...] = ()
 
     @property
     def has(self) -> frozenset[str]:
-        """What a loss may need: "all" (every logit), "top", "moments", "rest"."""
+        """What a loss may need: "all" (every logit), "top", "moments", "rest", "draws"."""
         if self.logits is not None:
             return frozenset({"all", "top", "moments", "rest"})
+        if self.draws is not None:
+            return frozenset({"draws"})
         return frozenset({"top", "moments", "rest"})
 
 

@@ -55,9 +55,9 @@ def trainer(task, store, width=16, depth=1):
 
 
 def test_the_learning_rate_with_the_best_mean_wins(task, stores):
-    students = [trainer(task, stores["good"], 8), trainer(task, stores["good"], 32)]
+    students = [(trainer(task, stores["good"], width), task) for width in (8, 32)]
     grid = (1e-7, 1e-2, 1e30)
-    rate, tries = tune.find_learning_rate(students, task, BASE, grid, 40)
+    rate, tries = tune.find_learning_rate(students, BASE, grid, 40)
     assert rate == 1e-2
     assert [(t["learning_rate"], t["student"]) for t in tries] == [(r, s) for r in grid for s in ("small", "large")]
     assert all(t["steps"] == 40 for t in tries)
@@ -72,7 +72,7 @@ def test_a_rate_that_diverges_is_out_whichever_way_the_score_runs(tmp_path):
     assert not task.score.higher_is_better
     store = open_store(Says(task.truth.reshape(-1, 1), task.row_ids, "truth"), task, 1, tmp_path / "store")
     base = replace(BASE, loss="mse")
-    rate, tries = tune.find_learning_rate([trainer(task, store)], task, base, (1e30, 1e-6, 3e-2), 60)
+    rate, tries = tune.find_learning_rate([(trainer(task, store), task)], base, (1e30, 1e-6, 3e-2), 60)
     assert rate == 3e-2
     assert np.isnan(tries[0]["val"])
     assert tries[2]["val"] < tries[1]["val"]
@@ -80,7 +80,7 @@ def test_a_rate_that_diverges_is_out_whichever_way_the_score_runs(tmp_path):
 
 def test_no_rates_are_refused(task, stores):
     with pytest.raises(ValueError, match="must hold one or more"):
-        tune.find_learning_rate([trainer(task, stores["good"])], task, BASE, (), 10)
+        tune.find_learning_rate([(trainer(task, stores["good"]), task)], BASE, (), 10)
 
 
 def test_short_runs_are_judged_on_fresh_statistics(task, stores):
@@ -180,10 +180,7 @@ def test_the_bake_off_is_the_same_twice(task, stores):
     assert run() == run()
 
 
-def test_steps_grow_with_the_data_and_shrink_with_the_work(task, tmp_path):
-    tiny = spaces.build_student(spaces.mlp(), {"width": 16, "depth": 1}, task, 0)
-    assert tune.auto_steps(tiny, task) == tune.FEWEST
-    many = open_numbers(tmp_path / "many", rows=3000)
-    assert tune.auto_steps(tiny, many) == round(20 * many.rows("train") // 64)
-    costly = nn.Sequential(nn.Linear(4, 6000), nn.Linear(6000, 6000), nn.Linear(6000, 3))
-    assert tune.FEWEST <= tune.auto_steps(costly, many) < tune.auto_steps(tiny, many)
+def test_steps_grow_with_the_data_and_shrink_with_the_work():
+    assert tune.auto_steps(rows=100, cost=16) == tune.FEWEST
+    assert tune.auto_steps(rows=2100, cost=16) == (20 * 2100 // 64)
+    assert tune.FEWEST <= tune.auto_steps(rows=2100, cost=36_000_000) < tune.auto_steps(rows=2100, cost=16)

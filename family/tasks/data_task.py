@@ -47,6 +47,7 @@ from family.tasks.checks import check_values, collect, image_sizes, row_keys, wa
 from family.tasks.options import DataOptions, Source
 from family.tasks.sources import decode, read_source
 from family.tasks.splits import split_rows
+from family.tasks.teaching import labels_as_lessons
 from family.tasks.transfer import join_transfer
 from family.tasks.user_functions import (
     check_user_augment,
@@ -103,6 +104,15 @@ class DataTask:
 
     def labels(self, split: Split) -> np.ndarray:
         return np.asarray(self.truth[self.splits[split]])
+
+    def lessons(self, split: Split) -> Tensor:
+        return labels_as_lessons(self, split)
+
+    def seen_by(self, params: Mapping[str, Any]) -> DataTask:
+        return self
+
+    def keep(self, split: Split, rows: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        return outputs
 
     def groups(self, split: Split) -> np.ndarray | None:
         return None if self.source.groups is None else self.source.groups[self.splits[split]]

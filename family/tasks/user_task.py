@@ -8,7 +8,7 @@ user's code it does.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -23,11 +23,13 @@ from family.doors import call, describe_failure, hash_code, is_reference, load_t
 from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id
 from family.tasks.options import DataOptions
+from family.tasks.teaching import labels_as_lessons
 from family.types import Kind, Split, Task
 from reports import Score
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-MEMBERS = tuple(name for name in vars(Task) if not name.startswith("_"))
+LEFT_OUT = ("seen_by", "keep", "lessons")  # which a user's task may be without
+MEMBERS = tuple(name for name in vars(Task) if not name.startswith("_") and name not in LEFT_OUT)
 NEAR = 0.02  # body inputs of large data are kept in half precision
 
 
@@ -53,6 +55,19 @@ class Coded:
         if name == "task":  # not there yet, as while it is unpickled
             raise AttributeError(name)
         return getattr(self.task, name)
+
+    def seen_by(self, params: Mapping[str, Any]) -> Coded:
+        if not hasattr(self.task, "seen_by"):
+            return self
+        return Coded(self.task.seen_by(params), content_id(self.fingerprint, dict(params)))
+
+    def keep(self, split: Split, rows: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        return self.task.keep(split, rows, outputs) if hasattr(self.task, "keep") else outputs
+
+    def lessons(self, split: Split) -> Tensor:
+        if hasattr(self.task, "lessons"):
+            return self.task.lessons(split)
+        return labels_as_lessons(cast(Task, self), split)
 
 
 def check_task(task: Any, reference: str, path: Path) -> None:

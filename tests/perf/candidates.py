@@ -56,7 +56,7 @@ def take_apart(job: Job, folder: Path, benches: dict, parts: dict[str, float], n
     with add_time(parts, "export"):
         to_onnx(module, job.task.body, folder / "fp32.onnx", 18)
     with add_time(parts, "quantise"):
-        quantise(folder / "fp32.onnx", folder / "int8.onnx", "int8", calibration_feeds(job, 16))
+        quantise(folder / "fp32.onnx", folder / "int8.onnx", "int8", calibration_feeds(job.task, 16))
     graphs = {p: folder / f"{p}-front.onnx" for p in job.precisions}
     with add_time(parts, "front"):
         for precision, path in graphs.items():

@@ -24,6 +24,7 @@ from family import spaces, tune
 from family.build import cache_folder
 from family.job import Job, open_job
 from family.losses import supervised
+from family.recipe import usual_steps
 from family.spec import read_spec
 from family.train import predict, score_split, train
 from family.types import Split, Task, Training
@@ -101,7 +102,7 @@ def run_all(jobs: Mapping[str, Job], keep: Path) -> Iterator[tuple[Key, Run]]:
 
 
 def base_steps(job: Job) -> int:
-    return tune.auto_steps(spaces.build_student(job.space, spaces.middle(job.space), job.task, 0), job.task)
+    return usual_steps(job)
 
 
 Runs = Mapping[Key, Run]
