@@ -30,7 +30,7 @@ from benchmark.c_runner import (
     tensor_files,
 )
 from benchmark.channel import WorkerDied
-from benchmark.inputs import make_inputs
+from benchmark.inputs import load_feeds, make_inputs
 from benchmark.models import hash_model
 from benchmark.types import Target
 
@@ -133,7 +133,7 @@ class DeviceChannel:
 
     def _make_inputs(self, model: Path, strict: bool) -> dict[str, NDArray[Any]]:
         batch = int(self._target.options.get("batch", 1))
-        return make_inputs(open_here(model).get_inputs(), batch, self._feeds, strict=strict)
+        return make_inputs(model, open_here(model).get_inputs(), batch, self._feeds, strict=strict)
 
     def _time(self, model: Path, seconds: float, repeats: int) -> dict[str, Any]:
         before = self._read_facts()
@@ -233,13 +233,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def load_feeds(feeds: Path | None) -> dict[str, NDArray[Any]] | None:
-    if feeds is None:
-        return None
-    with np.load(feeds, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
 
 
 def bundled_version() -> str:

@@ -22,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.c_runner import (
@@ -40,7 +39,7 @@ from benchmark.c_runner import (
     tools_folder,
 )
 from benchmark.channel import WorkerDied
-from benchmark.inputs import make_inputs
+from benchmark.inputs import load_feeds, make_inputs
 from benchmark.types import Target
 
 RUNS, WARM_UP = 5, 2
@@ -97,12 +96,8 @@ class EmulatedChannel:
         """Raises ValueError for a model that does not run there, WorkerDied where the emulator dies."""
         if do not in ("count", "run") or model is None or (do == "count" and not is_counted(self._core)):
             raise ValueError(f"{self._core} can be asked what a model takes or gives there. Got {do!r}.")
-        feeds = None
-        if self._feeds is not None:
-            with np.load(self._feeds, allow_pickle=False) as arrays:
-                feeds = {name: arrays[name] for name in arrays.files}
-        session = open_here(model)
-        inputs = make_inputs(session.get_inputs(), self._batch, feeds, strict=bool(request.get("strict", True)))
+        feeds, strict = load_feeds(self._feeds), bool(request.get("strict", True))
+        inputs = make_inputs(model, open_here(model).get_inputs(), self._batch, feeds, strict=strict)
         return {"counts": run_emulated(self._core, model, inputs, counted=do == "count").counts}
 
     def host(self) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""The same inputs every time: from a file of real ones, or made from the model's own signature."""
+"""The same inputs every time: from a file of real ones, or made from the model's own signature.
+
+A file `<model>.feeds.npz` beside `<model>.onnx` holds inputs of its own, which go before those of all: students that
+read the same text in tokens of their own, or one graph that is fed in two ways."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +24,29 @@ DTYPES = {
 }
 
 
+def feeds_beside(model: Path) -> Path:
+    """Where a model's own inputs would be."""
+    return model.with_name(f"{model.stem}.feeds.npz")
+
+
+def load_feeds(feeds: Path | None) -> dict[str, NDArray[Any]] | None:
+    if feeds is None:
+        return None
+    with np.load(feeds, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
 def make_inputs(
-    signature: Sequence[Any], batch: int, feeds: Mapping[str, NDArray[Any]] | None, *, strict: bool
+    model: Path, signature: Sequence[Any], batch: int, feeds: Mapping[str, NDArray[Any]] | None, *, strict: bool
 ) -> dict[str, NDArray[Any]]:
     """One array per input of the model, its open first dimension set to `batch`.
 
-    signature: what `InferenceSession.get_inputs()` gives. Real examples come from `feeds`, repeated or cut
-    along the first dimension; those that do not fit raise ValueError, or, when not `strict`, make way
+    signature: what `InferenceSession.get_inputs()` gives. Real examples come from the model's own file or from `feeds`,
+    repeated or cut along the first dimension; those that do not fit raise ValueError, or, when not `strict`, make way
     for made ones.
     """
+    own = feeds_beside(model)
+    feeds = load_feeds(own) if own.is_file() else feeds
     if feeds is None:
         return {one.name: make_input(one, batch) for one in signature}
     try:

@@ -20,7 +20,7 @@ import numpy as np
 from benchmark.c_runner import open_here, tools_folder
 from benchmark.channel import ProcessChannel, check_feeds, count_cores
 from benchmark.host import host_fingerprint
-from benchmark.inputs import make_inputs
+from benchmark.inputs import load_feeds, make_inputs
 from benchmark.types import Target
 
 PACKAGES = ("onnxruntime-node", "onnxruntime-web")
@@ -46,14 +46,12 @@ class Inputs:
 
     def __init__(self, batch: int, feeds: Path | None):
         self._batch, self._known = batch, dict[str, Any]()
-        self._feeds = None
-        if feeds is not None:
-            with np.load(feeds, allow_pickle=False) as arrays:
-                self._feeds = {name: arrays[name] for name in arrays.files}
+        self._feeds = load_feeds(feeds)
 
     def of(self, model: str, strict: bool) -> dict[str, Any]:
         if model not in self._known:
-            made = make_inputs(open_here(Path(model)).get_inputs(), self._batch, self._feeds, strict=strict)
+            path = Path(model)
+            made = make_inputs(path, open_here(path).get_inputs(), self._batch, self._feeds, strict=strict)
             self._known[model] = {name: encode(value) for name, value in made.items()}
         return dict(self._known[model])
 

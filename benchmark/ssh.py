@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmark.channel import ProcessChannel, WorkerDied, check_feeds
 from benchmark.device import DeviceChannel, Reply, find_lacking_for
+from benchmark.inputs import feeds_beside
 from benchmark.models import hash_model
 from benchmark.types import Target
 
@@ -120,12 +121,15 @@ class SshChannel(ProcessChannel):
         self._command = [*self._shell.words, f"sh -c {shlex.quote(serve)}"]
 
     def _send(self, model: Path) -> str:
-        """Its path there, copied once in the life of the folder."""
-        digest = hash_model(model)
+        """Its path there, copied once in the life of the folder, with inputs of its own where it has some."""
+        feeds = feeds_beside(model)
+        digest = hash_model(model)[:16] + (f"-{hash_model(feeds)[:16]}" if feeds.is_file() else "")
         if digest not in self._sent:
-            path = f"{self._folder}/{digest[:16]}.onnx"
+            path = Path(f"{self._folder}/{digest}.onnx")
             self._run(f"cat > {path}", model.read_bytes())
-            self._sent[digest] = path
+            if feeds.is_file():
+                self._run(f"cat > {feeds_beside(path)}", feeds.read_bytes())
+            self._sent[digest] = str(path)
         return self._sent[digest]
 
     def _run(self, command: str, data: bytes) -> bytes:

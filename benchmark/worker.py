@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from benchmark.host import host, host_fingerprint
-from benchmark.inputs import make_inputs
+from benchmark.inputs import load_feeds, make_inputs
 
 RUNTIME_ERRORS = tuple(
     kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
@@ -55,7 +55,7 @@ class Worker:
         options.log_severity_level = 4
         options.add_session_config_entry("session.force_spinning_stop", "1" if beside else "0")
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        inputs = make_inputs(session.get_inputs(), self.batch, self.feeds, strict=strict)
+        inputs = make_inputs(Path(model), session.get_inputs(), self.batch, self.feeds, strict=strict)
 
         def run() -> Any:
             return session.run(None, inputs)
@@ -221,10 +221,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    feeds = None
-    if settings["feeds"] is not None:
-        with np.load(settings["feeds"], allow_pickle=False) as arrays:
-            feeds = {name: arrays[name] for name in arrays.files}
+    feeds = load_feeds(settings["feeds"] and Path(settings["feeds"]))
     worker = Worker(settings["threads"], settings["batch"], feeds)
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=read_requests, args=(requests,), daemon=True).start()

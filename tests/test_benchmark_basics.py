@@ -90,7 +90,7 @@ def test_made_inputs_are_the_same_every_time():
         Input("ids", ["n", 5], "tensor(int64)"),
         Input("b", ["n", 9], "tensor(uint8)"),
     ]
-    first, second = (make_inputs(signature, 2, None, strict=True) for _ in range(2))
+    first, second = (make_inputs(Path("model.onnx"), signature, 2, None, strict=True) for _ in range(2))
     assert {name: (one.shape, one.dtype.name) for name, one in first.items()} == {
         "x": ((2, 3, 8, 8), "float32"),
         "ids": ((2, 5), "int64"),
@@ -103,13 +103,23 @@ def test_made_inputs_are_the_same_every_time():
 def test_feeds_are_cut_and_repeated():
     feeds = {"x": np.arange(6, dtype=np.float32).reshape(3, 2)}
     for batch, rows in [(2, [0, 1]), (5, [0, 1, 2, 0, 1])]:
-        fitted = make_inputs([Input("x", ["n", 2])], batch, feeds, strict=True)["x"]
+        fitted = make_inputs(Path("model.onnx"), [Input("x", ["n", 2])], batch, feeds, strict=True)["x"]
         assert np.array_equal(fitted, feeds["x"][rows])
 
 
 def test_open_dimension_asks_for_feeds():
     with pytest.raises(ValueError, match="open dimension 'time'"):
-        make_inputs([Input("x", ["n", "time"])], 1, None, strict=True)
+        make_inputs(Path("model.onnx"), [Input("x", ["n", "time"])], 1, None, strict=True)
+
+
+def test_inputs_beside_a_model_go_before_those_of_all(tmp_path):
+    np.savez(tmp_path / "decode.feeds.npz", x=np.array([[3.0, 4.0]], np.float32))
+    feeds = {"x": np.zeros((1, 2), np.float32)}
+    made = {
+        name: make_inputs(tmp_path / f"{name}.onnx", [Input("x", ["n", 2])], 1, feeds, strict=True)["x"].tolist()
+        for name in ("decode", "prefill")
+    }
+    assert made == {"decode": [[3.0, 4.0]], "prefill": [[0.0, 0.0]]}
 
 
 def test_measurement_round_trip():

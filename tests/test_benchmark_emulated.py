@@ -23,7 +23,7 @@ def model(tmp_path_factory):
 def inputs_of(model, rows):
     from benchmark.inputs import make_inputs
 
-    return make_inputs(open_here(model).get_inputs(), rows, None, strict=True)
+    return make_inputs(model, open_here(model).get_inputs(), rows, None, strict=True)
 
 
 @needs_emulator

@@ -48,7 +48,7 @@ def test_outputs_are_those_of_python(models, name):
     finally:
         channel.close()
     session = open_here(models[64])
-    (expected,) = session.run(None, make_inputs(session.get_inputs(), 1, None, strict=True))
+    (expected,) = session.run(None, make_inputs(models[64], session.get_inputs(), 1, None, strict=True))
     assert np.reshape(found["data"], found["dims"]) == pytest.approx(expected, abs=1e-5)
 
 
