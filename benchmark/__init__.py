@@ -5,6 +5,7 @@ from benchmark.channel import WorkerDied
 from benchmark.emulated import run_on_core
 from benchmark.footprint import measure_memory, measure_size
 from benchmark.host import host, host_fingerprint
+from benchmark.inputs import feeds_beside
 from benchmark.intervals import join_ratios
 from benchmark.meters import Meter, needs_ladder, open_meter
 from benchmark.predict import Predictor, fit, predict, predictor_from_dict, predictor_to_dict
@@ -37,6 +38,7 @@ __all__ = [
     "can_answer",
     "count_features",
     "design_points",
+    "feeds_beside",
     "fit",
     "host",
     "host_fingerprint",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from benchmark.inputs import feeds_beside
 from benchmark.types import Target
 
 
@@ -16,7 +17,9 @@ def check_model(path: Path) -> Path:
 
 
 def hash_model(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Of the file, and of the inputs of its own that may lie beside it: fed otherwise it costs something else."""
+    own = feeds_beside(path)
+    return hashlib.sha256(path.read_bytes() + (own.read_bytes() if own.is_file() else b"")).hexdigest()
 
 
 def say_options(target: Target) -> str:

@@ -122,10 +122,9 @@ class SshChannel(ProcessChannel):
 
     def _send(self, model: Path) -> str:
         """Its path there, copied once in the life of the folder, with inputs of its own where it has some."""
-        feeds = feeds_beside(model)
-        digest = hash_model(model)[:16] + (f"-{hash_model(feeds)[:16]}" if feeds.is_file() else "")
+        digest, feeds = hash_model(model), feeds_beside(model)
         if digest not in self._sent:
-            path = Path(f"{self._folder}/{digest}.onnx")
+            path = Path(f"{self._folder}/{digest[:16]}.onnx")
             self._run(f"cat > {path}", model.read_bytes())
             if feeds.is_file():
                 self._run(f"cat > {feeds_beside(path)}", feeds.read_bytes())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from export.front import Front, ImageFront, PlainFront, SeriesFront, TableFront
+from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront
 from export.types import Artifact, Parity, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from export.precisions import PRECISIONS, make_up_inputs, quantise
     from export.preprocess import front_graph, merge_front
     from export.session import Runner, check_parity, run
-    from export.signatures import body_signature, front_data, raw_signature
+    from export.signatures import body_signature, front_data, past_names, raw_signature
 
 _HOMES = {
     "Guard": "guard",
@@ -42,6 +42,7 @@ _HOMES = {
     "make_up_inputs": "precisions",
     "measure_unlikeness": "guard",
     "merge_front": "preprocess",
+    "past_names": "signatures",
     "quantise": "precisions",
     "raw_signature": "signatures",
     "read_features": "guard",
@@ -65,6 +66,7 @@ __all__ = [
     "Runner",
     "SeriesFront",
     "Signature",
+    "StepFront",
     "TableFront",
     "TensorSpec",
     "add_guard",
@@ -80,6 +82,7 @@ __all__ = [
     "make_up_inputs",
     "measure_unlikeness",
     "merge_front",
+    "past_names",
     "quantise",
     "raw_signature",
     "read_features",

@@ -60,4 +60,19 @@ class PlainFront:
     shapes: tuple[tuple[int, ...], ...]
 
 
-Front = ImageFront | TableFront | SeriesFront | PlainFront
+@dataclass(frozen=True)
+class StepFront:
+    """Tokens after those whose keys and values are known → `input_ids: int64 (batch, length)`.
+
+    The file that ships takes `input_ids` and `position_ids` (batch, length) int64 and of every layer
+    `past_key_values.<i>.key` and `.value`, float32 (batch, heads, past, head), with past 0 at the start. `context`:
+    positions at most, past ones counted.
+    """
+
+    layers: int
+    heads: int
+    head: int
+    context: int
+
+
+Front = ImageFront | TableFront | SeriesFront | PlainFront | StepFront

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from export.front import Front, ImageFront, PlainFront, SeriesFront, TableFront
+from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront
 
 
 def apply_front(front: Front, raw: Mapping[str, np.ndarray]) -> tuple[Tensor, ...]:
-    """Raw inputs as the shipped file takes them → body inputs, float32 on the CPU."""
+    """Raw inputs as the shipped file takes them → body inputs on the CPU, float32 or token ids."""
     match front:
         case ImageFront():
             return (_apply_image(front, _tensor(raw["image"])),)
@@ -23,6 +23,8 @@ def apply_front(front: Front, raw: Mapping[str, np.ndarray]) -> tuple[Tensor, ..
             return _apply_series(front, raw)
         case PlainFront():
             return tuple(_tensor(raw[name]).float() for name in front.names)
+        case StepFront():
+            return (_tensor(raw["input_ids"]),)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.front import Front, ImageFront, PlainFront, SeriesFront, TableFront
+from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront
 from export.graphs import FRONT_PREFIX as PREFIX
 from export.graphs import describe, read_specs, standard_opset, tidy, value_info, write_model
 from export.signatures import body_signature, raw_signature
@@ -21,8 +21,13 @@ from export.types import Artifact
 def front_graph(front: Front, opset: int = 18) -> onnx.ModelProto:
     """The front as a graph from `raw_signature(front)` to `front/` + each of the body's input names.
 
-    Raises ValueError for an opset below 18 where an image is resized: Resize has no antialias before.
+    Raises ValueError for an opset below 18 where an image is resized: Resize has no antialias before; and for steps,
+    which a decoder's own graph takes.
     """
+    if isinstance(front, StepFront):
+        raise ValueError(  # noqa: TRY004 - of the right type, without a graph
+            "a decoder's graph takes tokens and their past itself; there is no front to it"
+        )
     build = _Build()
     raw = raw_signature(front)
     outputs = [
@@ -52,7 +57,7 @@ def merge_front(body_path: Path, front: Front, path: Path) -> Artifact:
     """
     body = onnx.load(body_path)
     _check_joins(body, front, body_path)
-    if isinstance(front, PlainFront):
+    if isinstance(front, PlainFront | StepFront):
         merged = body  # nothing is done to the inputs, so nothing is added
     else:
         merged = _join(front_graph(front, standard_opset(body)), body)
@@ -63,7 +68,7 @@ def merge_front(body_path: Path, front: Front, path: Path) -> Artifact:
 
 def _check_joins(body: onnx.ModelProto, front: Front, body_path: Path) -> None:
     found = read_specs(body.graph.input)
-    wanted = body_signature(front, 1, "unused").inputs
+    wanted = raw_signature(front) if isinstance(front, StepFront) else body_signature(front, 1, "unused").inputs
     if found != wanted:
         raise ValueError(f"{body_path.name} must take {_words(wanted)} to follow its front. Got {_words(found)}")
     clash = {spec.name for spec in raw_signature(front)} & {value.name for value in body.graph.output}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from export.front import Front, ImageFront, PlainFront, SeriesFront, TableFront
+from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront
 from export.types import Signature, TensorSpec
 
 _LAYOUTS = ("hwc", "chw", "hw")
@@ -28,10 +28,20 @@ def raw_signature(front: Front) -> tuple[TensorSpec, ...]:
             return (series, TensorSpec("length", "int64", ("batch",))) if front.masked else (series,)
         case PlainFront():
             return _plain_specs(front)
+        case StepFront():
+            ids = (_ids("input_ids"), _ids("position_ids"))
+            past: tuple[int | str, ...] = ("batch", front.heads, "past", front.head)
+            return ids + tuple(TensorSpec(name, "float32", past) for name in past_names(front.layers))
+
+
+def past_names(layers: int) -> tuple[str, ...]:
+    """Inputs of keys and values, layer by layer."""
+    return tuple(f"past_key_values.{i}.{what}" for i in range(layers) for what in ("key", "value"))
 
 
 def body_signature(front: Front, outputs: int, output_name: str) -> Signature:
-    """What a student module takes (`x`, and `mask` if masked; a plain front's own names) and gives."""
+    """What a student module takes (`x`, and `mask` if masked; a plain front's own names; token ids) and gives: a row's
+    outputs, or of steps those of every position."""
     check_front(front)
     match front:
         case ImageFront():
@@ -44,12 +54,20 @@ def body_signature(front: Front, outputs: int, output_name: str) -> Signature:
             inputs = (x, mask) if front.masked else (x,)
         case PlainFront():
             inputs = _plain_specs(front)
+        case StepFront():
+            return Signature((_ids("input_ids"),), (TensorSpec(output_name, "float32", ("batch", "length", outputs)),))
     return Signature(inputs, (TensorSpec(output_name, "float32", ("batch", outputs)),))
 
 
 def front_data(front: Front) -> dict[str, Any]:
-    """The front as a manifest holds it: its fields, and `kind`: image, table, series or plain."""
-    kinds = {ImageFront: "image", TableFront: "table", SeriesFront: "series", PlainFront: "plain"}
+    """The front as a manifest holds it: its fields, and `kind`: image, table, series, plain or step."""
+    kinds = {
+        ImageFront: "image",
+        TableFront: "table",
+        SeriesFront: "series",
+        PlainFront: "plain",
+        StepFront: "step",
+    }
     return {"kind": kinds[type(front)], **asdict(front)}
 
 
@@ -71,6 +89,13 @@ def check_front(front: Front) -> None:
                 )
             if len(set(front.names)) != len(front.names):
                 raise ValueError(f"input names must differ. Got {front.names}")
+        case StepFront():
+            if min(front.layers, front.heads, front.head, front.context) < 1:
+                raise ValueError(f"layers, heads, head and context must be at least 1. Got {front}")
+
+
+def _ids(name: str) -> TensorSpec:
+    return TensorSpec(name, "int64", ("batch", "length"))
 
 
 def _x(*shape: int) -> TensorSpec:

@@ -23,15 +23,16 @@ from benchmark import (
     needs_ladder,
     open_meter,
 )
-from export import merge_front, quantise, to_onnx
+from export import StepFront, merge_front, quantise, to_onnx
 from family import spaces
+from family.entry_points import QUANTITIES, GeneratingMeter, entry_feeds, entry_of, put_feeds, write_entries
 from family.job import Job, cost_limits
 from family.run_folder import content_id, remember, write_beside, write_json
 from family.types import Task
 
 Params = Mapping[str, Any]
 CALIBRATION_ROWS = 256
-EXTRA = {"latency_p95_ms", "memory_mb"}  # measured only where a budget asks for them
+EXTRA = {"first_token_ms", "latency_p95_ms", "memory_mb"}  # measured only where a budget asks for them
 UNKNOWN = 1e9  # in any unit
 BYTES = "size_kb"  # the only part where no budget asks for more
 
@@ -58,7 +59,24 @@ def export_graphs(job: Job, task: Task, module: nn.Module, folder: Path, calibra
             write_beside(body, partial(quantise_into, fp32, precision, calibration_feeds(task, calibration_rows)))
         graphs[precision] = body.with_name("model.onnx")
         write_beside(graphs[precision], partial(merge_front, body, task.front))
+        feed_own(job, task, graphs[precision])
     return graphs
+
+
+def feed_own(job: Job, task: Task, model: Path) -> None:
+    """Where students do not all take the same inputs, put the model's own beside it."""
+    if isinstance(task.front, StepFront):
+        prompt = job.spec.students.prompt_tokens or task.front.context // 2
+        write_entries(model, entry_feeds(task, task.front, prompt))
+    elif task is not job.task:
+        put_feeds(model, task.raw("val", middle_row(job.task)))
+
+
+def middle_row(task: Task) -> np.ndarray:
+    """A row of val of middle length."""
+    rows = np.arange(min(101, task.rows("val")))
+    lengths = [sum(int(one.count_nonzero()) for one in task.inputs("val", rows[i : i + 1], 0)) for i in rows]
+    return np.argsort(lengths, kind="stable")[len(rows) // 2 : len(rows) // 2 + 1]
 
 
 def opset(job: Job) -> int:
@@ -83,8 +101,11 @@ def calibration_feeds(task: Task, rows: int) -> list[dict[str, np.ndarray]]:
     return feeds
 
 
-def write_feeds(job: Job) -> Path:
-    """One validation row, raw and as the front gives it: the same inputs for every measurement of this run."""
+def write_feeds(job: Job) -> Path | None:
+    """One validation row, raw and as the front gives it: the same inputs for every measurement of this run. None where
+    every student has inputs of its own beside it."""
+    if job.task.seen_by(spaces.middle(job.space)) is not job.task:
+        return None
     path = job.folder / "measuring" / f"feeds-{content_id(job.task.fingerprint, str(job.task.front))}.npz"
     if not path.exists():
         row = np.array([0])
@@ -108,12 +129,13 @@ def open_benches(job: Job) -> Iterator[dict[str, Meter]]:
         benches = {}
         for name in job.measured_targets():
             ladder = remember_ladder(job, name, references, feeds) if needs_ladder(job.targets[name]) else None
-            benches[name] = open_meter(job.targets[name], references, feeds, ladder)
-            stack.callback(benches[name].close)
+            meter = open_meter(job.targets[name], references, feeds, ladder)
+            stack.callback(meter.close)
+            benches[name] = GeneratingMeter(meter) if job.task.kind == "tokens" else meter
         yield benches
 
 
-def remember_ladder(job: Job, name: str, references: Sequence[Path], feeds: Path) -> Any:
+def remember_ladder(job: Job, name: str, references: Sequence[Path], feeds: Path | None) -> Any:
     def measure() -> Any:
         with Bench(job.targets[name], references, feeds) as bench:
             return bench.ladder()
@@ -126,8 +148,8 @@ def write_references(job: Job) -> list[Path]:
     """The smallest, middle and largest student, untrained, at every precision: the rungs of the ladder."""
     paths = []
     for size in (spaces.smallest, spaces.middle, spaces.largest):
-        graphs = untrained_graphs(job, size(job.space))
-        paths += list(graphs.values())
+        for path in untrained_graphs(job, size(job.space)).values():
+            paths += [entry_of(path, entry) for entry in QUANTITIES] if job.task.kind == "tokens" else [path]
     return list(dict.fromkeys(paths))
 
 
@@ -229,7 +251,11 @@ def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter |
     if part == BYTES:
         figures = [measure_size(path, job.targets[target])]
     elif part == "memory_mb":
-        figures = measure_memory([path], job.targets[target], write_feeds(job))
+        held = entry_of(path, "decode") if job.task.kind == "tokens" else path
+        figures = measure_memory([held], job.targets[target], write_feeds(job))
+    elif part == "first_token_ms":
+        assert isinstance(bench, GeneratingMeter)
+        figures = bench.first_token(path)
     elif part == "latency_p95_ms" and isinstance(bench, Bench):
         figures = bench.direct(path, QUICK_SECONDS)
     else:

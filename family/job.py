@@ -149,7 +149,16 @@ def open_target(spec: Spec, name: str) -> Target:
     return replace(target, options={**target.options, "id": read_profile(path).id})  # another calibration is another
 
 
-LIMITS = ("latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m", "score")
+LIMITS = (
+    "latency_ms",
+    "latency_p95_ms",
+    "ms_per_token",
+    "first_token_ms",
+    "size_kb",
+    "memory_mb",
+    "instructions_m",
+    "score",
+)
 
 
 def limits_of(budget: Any) -> dict[str, float]:

@@ -30,11 +30,12 @@ from family.job import Job, cost_limits
 from family.progress import Stage
 from family.run_folder import recall, remember
 from family.sampling import even_draws
+from family.spec_checks import COSTS
 
 Params = Mapping[str, Any]
 Predictors = Mapping[str, Mapping[str, Mapping[str, Predictor]]]  # by target, precision and quantity
 
-PREDICTED = frozenset({"latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m"})
+PREDICTED = frozenset(COSTS)
 FEWEST = 12  # measured students; a fit to fewer says too little
 WIDEST = 0.5  # the margin above which a prediction is of no use
 

@@ -49,7 +49,9 @@ Flag = Annotated[bool, Strict()]
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 Auto = Literal["auto"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Cost = Literal["latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m"]
+Cost = Literal[
+    "latency_ms", "latency_p95_ms", "ms_per_token", "first_token_ms", "size_kb", "memory_mb", "instructions_m"
+]
 
 
 class Part(BaseModel):
@@ -89,6 +91,8 @@ class DataSpec(Part):
     or the built-in digits."""
     label: str | None = None
     """The array or column with the labels."""
+    text: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """The column with the text; several are read as one, a separator between them."""
     split: SplitSpec | None = None
     group: str | None = None
     """Rows with the same value of this column never straddle splits."""
@@ -208,6 +212,8 @@ class StudentsSpec(Part):
     space: Annotated[str, name_or_file(*SPACES)]
     input: Size | None = None
     """The students' own input size in pixels: a side, or {height, width}; default: the data's."""
+    prompt_tokens: Count | None = None
+    """Of a language model: the prompt that first_token_ms is about; default: half of the context."""
     dims: dict[str, Narrowed] = Field(default_factory=dict)
     """Narrows what the space declares: value, [low, high], {low, high, step, log} or {choices: […]}."""
 
@@ -217,12 +223,16 @@ class Budget(Part):
     latency_ms: Positive | None = None
     """Median, milliseconds."""
     latency_p95_ms: Positive | None = None
+    ms_per_token: Positive | None = None
+    """Of a language model: median time of one more token, the context full but for it."""
+    first_token_ms: Positive | None = None
+    """Of a language model: median time to the first token after students.prompt_tokens."""
     size_kb: Positive | None = None
     """The file that ships, kB."""
     memory_mb: Positive | None = None
     """Peak resident growth, MB."""
     instructions_m: Positive | None = None
-    """Millions of instructions per inference."""
+    """Millions of instructions per inference; of a language model, per token."""
     score: Number | None = None
     """At least as good as this; then the cheapest student wins."""
     cheapest_by: Cost | None = None
@@ -360,11 +370,11 @@ class Spec(Part):
     """Default: the name of the file's folder."""
     seed: Annotated[int, Strict(), Field(ge=0, lt=2**31)] = 0
     task: Annotated[str, name_or_file(*TASKS)] | None = None
-    """images, table, series, or path/file.py:function of (options), which gives a Task; default: guessed from the
-    data, and said."""
+    """images, table, series, text, lm, or path/file.py:function of (options), which gives a Task; default: guessed from
+    the data, and said."""
     score: str | None = None
-    """accuracy, exact_match, macro_f1, auroc, rmse, mae, r2, or path/file.py:function of (truth, outputs), whose
-    attribute higher_is_better says which way it runs; default: by the kind of labels."""
+    """accuracy, exact_match, macro_f1, auroc, rmse, mae, r2, cosine, bits_per_byte, or path/file.py:function of (truth,
+    outputs), whose attribute higher_is_better says which way it runs; default: by the kind of labels."""
     data: Annotated[DataSpec, BeforeValidator(read_path, json_schema_input_type=str | DataSpec)]
     teacher: Annotated[
         list[Annotated[TeacherSpec, BeforeValidator(read_path, json_schema_input_type=OneTeacher)]],
@@ -387,12 +397,13 @@ class Spec(Part):
         """The first of latency, instructions, size that any budget limits on `target`; by default its
         latency, or its size where it answers no latency."""
         budgets = [b for b in self.budgets.values() if b.target == target]
-        for cost in ("latency_ms", "latency_p95_ms", "instructions_m", "size_kb"):
+        for cost in ("ms_per_token", "first_token_ms", "latency_ms", "latency_p95_ms", "instructions_m", "size_kb"):
             if any(getattr(budget, cost) is not None for budget in budgets):
                 return "latency_ms" if cost == "latency_p95_ms" else cost
         given = self.targets.get(target)
         answers = can_target_answer(target, given.model_dump(exclude_none=True) if given else {})
-        return "latency_ms" if "latency_ms" in answers else "size_kb"
+        latency = "ms_per_token" if self.task == "lm" else "latency_ms"
+        return latency if latency in answers else "size_kb"
 
 
 def read_spec(path: Path) -> Spec:

@@ -15,11 +15,12 @@ from family.errors import Mistake, Mistakes
 from family.suggest import did_you_mean, hint_target, list_names, nearest
 from family.yaml_lines import join
 
-TASKS = ("images", "table", "series")
-SPACES = ("mlp", "conv", "encoder")
-LATER = {"task": ("text", "lm"), "students.space": ("decoder", "static")}
+TASKS = ("images", "table", "series", "text", "lm")
+SPACES = ("mlp", "conv", "encoder", "static", "decoder")
 REFUSED = ("detection", "segmentation")
-COSTS = ("latency_ms", "latency_p95_ms", "size_kb", "memory_mb", "instructions_m")
+GENERATING = ("ms_per_token", "first_token_ms")  # what a language model is timed for
+ONE_ANSWER = ("latency_ms", "latency_p95_ms")  # and any other student
+COSTS = ("ms_per_token", "first_token_ms", *ONE_ANSWER, "size_kb", "memory_mb", "instructions_m")
 SHARES = ("accuracy", "exact_match", "macro_f1", "auroc")  # scores that lie within 0 and 1
 SAFE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 FILE_REFERENCE = r"\.py:[A-Za-z_]\w*$"
@@ -67,8 +68,6 @@ def check_name(where: str, name: Any, valid: tuple[str, ...], folder: Path) -> I
         return
     if is_reference(name):
         yield from check_reference(where, name, folder)
-    elif name in LATER.get(where, ()):
-        yield Mistake(where, f"'{name}' is not in this version, which knows {list_names(valid, 'and')}.")
     else:
         allowed = list_names([*valid, "path/file.py:function"])
         yield Mistake(where, f"must be {allowed}. Got {name!r}.{did_you_mean(name, valid)}")
@@ -140,10 +139,12 @@ def name_files(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def can_target_answer(name: str, options: Mapping[str, Any]) -> frozenset[str]:
-    """The limits that target `name` answers. Raises ValueError where it is no target."""
+    """The limits that target `name` answers; what times a student times a language model. Raises ValueError where it is
+    no target."""
     from benchmark import can_answer, resolve_target
 
-    return can_answer(resolve_target(name, options))
+    answers = can_answer(resolve_target(name, options))
+    return answers | set(GENERATING) if "latency_ms" in answers else answers
 
 
 def check_targets(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
@@ -182,23 +183,37 @@ def check_budgets(raw: Mapping[str, Any]) -> Iterator[Mistake]:
                 said + (did_you_mean(target, own) if nearest(target, known) in own else hint_target(target, PRESETS)),
             )
         elif isinstance(target, str):
-            yield from check_limits(where, budget, target, as_mapping(own.get(target)))
+            untimed = ONE_ANSWER if raw.get("task") == "lm" else GENERATING
+            yield from check_limits(where, budget, target, as_mapping(own.get(target)), untimed)
+            yield from check_timing(where, budget, raw.get("task"))
         yield from check_score_limit(where, budget.get("score"), raw.get("score"))
 
 
-def check_limits(where: str, budget: Mapping[str, Any], target: str, options: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Limits that the target cannot answer."""
+def check_limits(
+    where: str, budget: Mapping[str, Any], target: str, options: Mapping[str, Any], untimed: tuple[str, ...]
+) -> Iterator[Mistake]:
+    """Limits that the target cannot answer; `untimed`: those that such students are not timed for."""
     try:
         answers = can_target_answer(target, options)
     except (ValueError, TypeError):
         return  # told by check_targets
-    able = list_names([cost for cost in COSTS if cost in answers], "and")
+    able = list_names([cost for cost in COSTS if cost in answers and cost not in untimed], "and")
     for cost in COSTS:
         if budget.get(cost) is not None and cost not in answers:
             yield Mistake(f"{where}.{cost}", f"cannot be answered by target '{target}', which answers {able}.")
     by = budget.get("cheapest_by")
     if by in COSTS and by not in answers:
         yield Mistake(f"{where}.cheapest_by", f"{by} cannot be answered by target '{target}', which answers {able}.")
+
+
+def check_timing(where: str, budget: Mapping[str, Any], task: Any) -> Iterator[Mistake]:
+    """A language model is timed by token, any other student by answer; a user's task may be either."""
+    refused = ONE_ANSWER if task == "lm" else GENERATING
+    wanted = GENERATING if task == "lm" else ONE_ANSWER
+    for cost in refused:
+        if budget.get(cost) is not None and not (isinstance(task, str) and is_reference(task)):
+            said = f"is not for {'task: lm' if task == 'lm' else 'students that give one answer'}"
+            yield Mistake(f"{where}.{cost}", f"{said}, which {list_names(wanted, 'and')} time.")
 
 
 def check_score_limit(where: str, limit: Any, score: Any) -> Iterator[Mistake]:

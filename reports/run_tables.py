@@ -15,6 +15,8 @@ from reports.intervals import score_interval
 from reports.scores import SCORES
 
 COSTS = (
+    "ms_per_token",
+    "first_token_ms",
     "latency_ms",
     "latency_p95_ms",
     "latency_direct_ms",

@@ -18,6 +18,9 @@ NAMES = {
     "rmse": "RMSE",
     "mae": "mean absolute error",
     "r2": "R²",
+    "bits_per_byte": "bits per byte",
+    "ms_per_token": "time per token",
+    "first_token_ms": "time to the first token",
     "latency_ms": "latency",
     "latency_direct_ms": "latency, timed directly",
     "latency_p95_ms": "latency, 95th percentile",
@@ -29,6 +32,7 @@ NAMES = {
     "score": "score",
 }
 QUALIFIERS = {
+    "first_token_ms": " to the first token",
     "download_kb": " compressed",
     "latency_p95_ms": " at the 95th percentile",
     "latency_direct_ms": " timed directly",
@@ -36,6 +40,8 @@ QUALIFIERS = {
     "memory_mb": " of memory",
 }
 UNITS = {
+    "ms_per_token": "ms per token",
+    "first_token_ms": "ms",
     "latency_ms": "ms",
     "latency_direct_ms": "ms",
     "latency_p95_ms": "ms",

@@ -133,13 +133,13 @@ MISTAKES = {
     "key": (GOOD + "sed: 1\n", f"sed is no key here. Allowed: {TOP}. Did you mean 'seed'?", 6),
     "key of a budget": (
         swap("size_kb", "size_bk"),
-        "budgets.tiny.size_bk is no key here. Allowed: target, latency_ms, latency_p95_ms, size_kb, "
-        "memory_mb, instructions_m, score, cheapest_by. Did you mean 'size_kb'?",
+        "budgets.tiny.size_bk is no key here. Allowed: target, latency_ms, latency_p95_ms, ms_per_token, "
+        "first_token_ms, size_kb, memory_mb, instructions_m, score, cheapest_by. Did you mean 'size_kb'?",
         5,
     ),
     "key of the students": (
         swap("{space: conv}", "{space: conv, inputs: 8}"),
-        "students.inputs is no key here. Allowed: space, input, dims. Did you mean 'input'?",
+        "students.inputs is no key here. Allowed: space, input, prompt_tokens, dims. Did you mean 'input'?",
         3,
     ),
     "key of a range": (
@@ -172,13 +172,13 @@ MISTAKES = {
     ),
     "space": (
         swap("conv", "konv"),
-        "students.space must be mlp, conv, encoder or path/file.py:function. Got 'konv'. Did you mean 'conv'?",
+        "students.space must be mlp, conv, encoder, static, decoder or path/file.py:function. Got 'konv'. Did you mean 'conv'?",
         3,
     ),
-    "a later space": (
-        swap("conv", "decoder"),
-        "students.space 'decoder' is not in this version, which knows mlp, conv and encoder",
-        3,
+    "time per token of images": (
+        swap("size_kb: 6", "ms_per_token: 1"),
+        "budgets.tiny.ms_per_token is not for students that give one answer, which latency_ms and latency_p95_ms time",
+        5,
     ),
     "space without a function": (
         swap("conv", "mine.py"),
@@ -359,7 +359,7 @@ MISTAKES = {
     "date": (GOOD + "seed: 2020-01-01\n", "seed must be a whole number. Got datetime.date(2020, 1, 1)", 6),
     "task": (
         GOOD + "task: image\n",
-        "task must be images, table, series or path/file.py:function. Got 'image'. Did you mean 'images'?",
+        "task must be images, table, series, text, lm or path/file.py:function. Got 'image'. Did you mean 'images'?",
         6,
     ),
     "detection": (
