@@ -18,6 +18,8 @@ from family.errors import Mistake, Mistakes, mistake
 from family.modules import ConvStudent, EncoderStudent, MlpStudent, Rescaled, hash_weights
 from family.run_folder import content_id
 from family.suggest import did_you_mean
+from family.tasks.lm_task import LmTask
+from family.text.decoder import DecoderStudent, shape_of
 from family.types import Dim, StudentSpace, Task
 
 Params = Mapping[str, Any]
@@ -67,7 +69,26 @@ def encoder() -> StudentSpace:
     return StudentSpace("encoder", dims, build, ("fp32", "int8"))
 
 
-SPACES: dict[str, Callable[[], StudentSpace]] = {"mlp": mlp, "conv": conv, "encoder": encoder}
+def decoder() -> StudentSpace:
+    """A causal transformer over tokens. `context` is one, and `vocabulary` the teacher's, unless the file says more."""
+    dims = {
+        "width": Dim(32, 256, step=32),
+        "depth": Dim(1, 6),
+        "heads": Dim(choices=(2, 4)),
+        "feed": Dim(choices=(2, 3, 4)),
+        "vocabulary": Dim(300, 1_000_000),
+        "context": Dim(16, 4096),
+    }
+
+    def build(params: Params, signature: Signature) -> nn.Module:
+        if signature.inputs[0].name != "input_ids":
+            raise mistake("students.space", f"decoder is for task: lm. Got inputs {signature.inputs[0].name}.")
+        return DecoderStudent(shape_of(params))
+
+    return StudentSpace("decoder", dims, build, ("fp32", "int8-dynamic", "int4"))
+
+
+SPACES: dict[str, Callable[[], StudentSpace]] = {"mlp": mlp, "conv": conv, "encoder": encoder, "decoder": decoder}
 
 
 def outputs_of(signature: Signature) -> int:
@@ -80,10 +101,17 @@ def open_space(name: str, options: Mapping[str, Any] | None, folder: Path, task:
     Raises Mistakes naming every dimension that is unknown or out of range, or what a build got wrong.
     """
     space = SPACES[name]() if name in SPACES else open_foreign(name, folder)
-    space = narrow(space, options or {})
+    space = narrow(space, {**defaults_of(space, task), **(options or {})})
     for pick in (smallest, middle, largest):
         check_build(space, pick(space), task)
     return space if name in SPACES else replace(space, fingerprint=fingerprint_of(space, name, folder, task))
+
+
+def defaults_of(space: StudentSpace, task: Task) -> dict[str, Any]:
+    """Dimensions that the task narrows where the file does not: what teacher and tokenizer fix."""
+    if not isinstance(task, LmTask) or space.name != "decoder":
+        return {}
+    return {"context": task.context, "vocabulary": task.vocabulary}
 
 
 def fingerprint_of(space: StudentSpace, name: str, folder: Path, task: Task) -> str:

@@ -2,7 +2,8 @@
 
 Classification: truth (rows,) class numbers, outputs (rows, classes) logits; one column is read as the
 logit of class 1. Multilabel: truth (rows, labels) of 0 and 1, outputs (rows, labels) logits. Regression:
-truth and outputs are values, (rows, outputs) or (rows,).
+truth and outputs are values, (rows, outputs) or (rows,). Language models: sums over a row's tokens, as
+`score_bits_per_byte` says.
 """
 
 from __future__ import annotations
@@ -121,6 +122,11 @@ def score_r2(truth: np.ndarray, outputs: np.ndarray) -> float:
     return float(np.mean(1 - (errors**2).sum(axis=0)[total > 0] / total[total > 0]))
 
 
+def score_bits_per_byte(truth: np.ndarray, outputs: np.ndarray) -> float:
+    """Bits of all text over its bytes. truth (rows, 2): bytes and tokens of a row; outputs (rows, 3): its bits first."""
+    return float(np.asarray(outputs, np.float64)[:, 0].sum() / np.asarray(truth, np.float64)[:, 0].sum())
+
+
 def calibration_error(truth: np.ndarray, outputs: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error of the top class (Guo et al. 2017, eq. 3): equal-width bins of confidence,
     |accuracy - confidence| weighted by rows. Multilabel: over all label decisions."""
@@ -144,4 +150,5 @@ SCORES: dict[str, Score] = {
     "rmse": Score("rmse", False, score_rmse),
     "mae": Score("mae", False, lambda t, o: float(rate_absolute_errors(t, o).mean()), rate_absolute_errors),
     "r2": Score("r2", True, score_r2),
+    "bits_per_byte": Score("bits_per_byte", False, score_bits_per_byte),
 }

@@ -44,6 +44,7 @@ from family.tasks.augment import (
     view_series,
 )
 from family.tasks.checks import check_values, collect, image_sizes, row_keys, warn_of_duplicates
+from family.tasks.lm_task import open_lm
 from family.tasks.options import DataOptions, Source
 from family.tasks.sources import decode, read_source
 from family.tasks.splits import split_rows
@@ -61,7 +62,7 @@ from family.types import Kind, Split, Task
 from reports import SCORES, Score
 
 IN_MEMORY = 512_000_000
-TASKS = ("images", "table", "series")
+TASKS = ("images", "table", "series", "lm")
 CHUNK = 8_000_000  # bytes of raw rows that pass through the front at once
 MEASURED = 2000  # images that give mean and deviation
 FEW_VALUES = 20  # numeric labels with more distinct values than this are a regression
@@ -207,7 +208,9 @@ class DataTask:
 
 def open_task(options: DataOptions, cache: Path) -> Task:
     """The task of these data, or the user's own. Raises Mistakes with what is wrong."""
-    return open_user_task(options) if is_reference(options.task) else open_data(options, cache)
+    if is_reference(options.task):
+        return open_user_task(options)
+    return open_lm(options, cache) if options.task == "lm" else open_data(options, cache)
 
 
 def open_data(options: DataOptions, cache: Path) -> DataTask:

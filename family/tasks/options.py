@@ -14,7 +14,9 @@ import numpy as np
 class DataOptions:
     """`path` and `transfer` are relative to `folder`.
 
-    `split` holds shares (val, test) or names of ready-made splits.
+    `split` holds shares (val, test) or names of ready-made splits. `text`: columns of text. Of a language model:
+    `tokenizer`, a tokenizer.json that the teacher brings; `vocabularies` and `context`, those that students may have,
+    the context the smallest of them.
     """
 
     path: str
@@ -31,6 +33,10 @@ class DataOptions:
     student_input: tuple[int, int] | None = None
     seed: int = 0
     views: int = 8
+    text: tuple[str, ...] = ()
+    tokenizer: bytes | None = None
+    vocabularies: tuple[int, ...] = ()
+    context: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

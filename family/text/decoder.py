@@ -6,7 +6,9 @@ halves rotated), a gated feed-forward (Shazeer 2020, arXiv 2002.05202, SwiGLU), 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,14 @@ class DecoderShape:
     @property
     def head(self) -> int:
         return self.width // self.heads
+
+
+def shape_of(params: Mapping[str, Any]) -> DecoderShape:
+    """Of a student's parameters: `width` is moved to a multiple of 2 × heads, `feed` is in widths."""
+    heads = int(params["heads"])
+    width = max(1, round(int(params["width"]) / (2 * heads))) * 2 * heads
+    feed = max(8, round(width * float(params["feed"]) / 8) * 8)
+    return DecoderShape(int(params["vocabulary"]), int(params["context"]), width, int(params["depth"]), heads, feed)
 
 
 class DecoderLayer(nn.Module):

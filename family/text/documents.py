@@ -1,0 +1,114 @@
+"""Documents for a language model: text files, or a column of text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from family.errors import mistake
+from family.suggest import did_you_mean
+from family.tasks.options import DataOptions, Source
+from family.tasks.sources import is_hugging_face, read_any_frame
+
+FORMATS = "a .txt file, a folder of .txt files, .jsonl, .csv, .parquet or a saved Hugging Face dataset"
+COLUMNS = ("text", "document", "content", "body")  # taken where data.text names none
+BLANK = re.compile(r"\n\s*\n")
+
+
+def read_documents(options: DataOptions, cache: Path | None = None) -> Source:
+    """Documents of `options.path` as a Source whose column `text` holds strings (object) and whose labels say nothing.
+
+    A folder of .txt files holds a document each; a .txt file documents between blank lines. Raises Mistakes naming
+    `data.path` or `data.text`: also for bytes that are no UTF-8, with the file and where in it.
+    """
+    path = (options.folder / options.path).resolve()
+    if not path.exists():
+        raise mistake("data.path", f"names {options.path}, which is not there (looked for {path}).")
+    columns: Mapping[str, Any] = {}
+    if path.is_dir() and not is_hugging_face(path):
+        files = sorted(path.rglob("*.txt"))
+        if not files:
+            raise mistake("data.path", f"must be {FORMATS}. No .txt file lies in {options.path}.")
+        texts = [read_text(file) for file in files]
+    elif path.suffix == ".txt":
+        texts = BLANK.split(read_text(path))
+    elif path.suffix in (".jsonl", ".csv", ".parquet") or path.is_dir():
+        columns = read_columns(path, cache)
+        texts = [str(one) if one is not None else "" for one in columns[pick_column(columns, options)]]
+    else:
+        raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.")
+    return as_source(texts, columns, options)
+
+
+def read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise mistake(
+            "data.path", f"must be UTF-8. {file.name} is none at byte {problem.start}: {problem.reason}."
+        ) from problem
+
+
+def read_columns(path: Path, cache: Path | None) -> Mapping[str, Any]:
+    if path.suffix != ".jsonl":
+        frame = read_any_frame(path, cache, "data.path")
+        return {str(name): frame[name].tolist() for name in frame}
+    rows = list(read_lines(path))
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as problem:
+            raise mistake("data.path", f"must hold JSON in every line. Line {number}: {problem}.") from problem
+        if not isinstance(row, dict):
+            raise mistake("data.path", f"must hold an object in every line. Line {number}: {str(row)[:40]!r}.")
+        yield row
+
+
+def pick_column(columns: Mapping[str, Any], options: DataOptions) -> str:
+    named = options.text or tuple(name for name in COLUMNS if name in columns)[:1]
+    if len(named) != 1 or named[0] not in columns:
+        said = f"must name the column of text: {', '.join(columns)}. Got {', '.join(named) or 'nothing'}."
+        raise mistake("data.text", said + (did_you_mean(named[0], columns) if named else ""))
+    return str(named[0])
+
+
+def as_source(texts: Sequence[str], columns: Mapping[str, Any], options: DataOptions) -> Source:
+    """Empty documents are left out, and it is said."""
+    kept = np.array([i for i, text in enumerate(texts) if text.strip()], np.int64)
+    if not len(kept):
+        raise mistake("data.path", f"holds no text: {len(texts)} documents, all of them empty.")
+    dropped = len(texts) - len(kept)
+    column = np.empty(len(kept), object)
+    column[:] = [texts[i] for i in kept]
+
+    def take(name: str | None) -> np.ndarray | None:
+        if name is None or name not in columns:
+            return None
+        return np.array([str(columns[name][i]) for i in kept])
+
+    if options.group is not None and options.group not in columns:
+        raise mistake(
+            "data.group", f"names '{options.group}', which is no column.{did_you_mean(options.group, columns)}"
+        )
+    return Source(
+        "lm",
+        {"text": column},
+        np.zeros(len(kept), np.int64),
+        np.ones(len(kept), bool),
+        split=take("split"),
+        groups=take(options.group),
+        notes=(f"{len(kept)} documents",),
+        warnings=(f"{dropped} empty documents are left out",) if dropped else (),
+    )
