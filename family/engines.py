@@ -74,8 +74,9 @@ def score_short(job: Job, short: Training, params: Params) -> float:
     """Val score of a short run, on fresh batch-norm statistics; kept."""
     train_candidate(job, params, short)
     module = load_trained(job, params, short)
-    recalibrate(module, job.task)
-    return score_split(job.task, predict(module, job.task, "val"), "val")
+    task = job.task.seen_by(params)
+    recalibrate(module, task)
+    return score_split(task, predict(module, task, "val"), "val")
 
 
 def share_weights_or_fail(job: Job, recipe: Training) -> Judge:

@@ -208,4 +208,9 @@ def supervised(kind: Kind) -> Callable[[Tensor, Tensor], Tensor]:
         known = ~labels.isnan()
         return ((outputs - labels.nan_to_num()).square() * known).mean(1)
 
-    return {"classification": classification, "multilabel": multilabel, "regression": regression}[kind]
+    def tokens(outputs: Tensor, labels: Tensor) -> Tensor:
+        each = F.cross_entropy(outputs.transpose(1, 2), labels, reduction="none", ignore_index=-1)
+        return each.sum(1) / (labels >= 0).sum(1).clamp_min(1)
+
+    ways = {"classification": classification, "multilabel": multilabel, "regression": regression, "tokens": tokens}
+    return ways[kind]

@@ -85,7 +85,7 @@ def decoder() -> StudentSpace:
             raise mistake("students.space", f"decoder is for task: lm. Got inputs {signature.inputs[0].name}.")
         return DecoderStudent(shape_of(params))
 
-    return StudentSpace("decoder", dims, build, ("fp32", "int8-dynamic", "int4"))
+    return StudentSpace("decoder", dims, build, ("fp32", "int8-dynamic", "int4"), nests=False)
 
 
 SPACES: dict[str, Callable[[], StudentSpace]] = {"mlp": mlp, "conv": conv, "encoder": encoder, "decoder": decoder}

@@ -70,6 +70,8 @@ class Supernet:
 def check_nesting(job: Job, pool: Sequence[Params]) -> None:
     """Raises CannotRank, naming the first parameter of a corner of the space or of `pool` that the largest student
     lacks, or has with another number of dimensions or a smaller one."""
+    if not job.space.nests:
+        raise CannotRank(f"students of {job.space.name} are no slices of one another")
     bodies = {job.task.seen_by(params).fingerprint for params in (*corners(job.space.dims), *pool)}
     if len(bodies) > 1:
         raise CannotRank("students of several vocabularies or lengths do not read the same inputs")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from family.errors import mistake
 from family.host_lock import train_in_turn
@@ -212,10 +213,12 @@ def compute_loss(module: nn.Module, task: Task, training: Training, batch: Batch
             soft = SoftBatch(logits=(soft.logits - module.mean) / module.std)
     else:
         outputs = module(*batch.inputs)
-    hard = supervised(task.kind)(outputs, labels)
     if training.loss == "labels":
-        return hard.mean()
+        return supervised(task.kind)(outputs, labels).mean()
     taught = loss_of(training.loss, task.kind).fn(outputs, soft, training.temperature, labels)
+    if training.label_weight == 0:
+        return taught.mean()
+    hard = supervised(task.kind)(outputs, labels)
     return torch.lerp(taught, hard, training.label_weight * batch.known).mean()
 
 
@@ -239,6 +242,8 @@ def draw_batches(
 
 
 def block_steps(task: Task, size: int) -> int:
+    if task.kind == "tokens":
+        return 1  # what a teacher says of every position takes room, and one step takes long enough
     row = sum(one.nbytes for one in task.inputs("train", np.arange(1), 0))
     return int(np.clip(BLOCK_BYTES // (row * size), 1, BLOCK_STEPS))
 
@@ -270,6 +275,7 @@ def join(parts: list[Batch], places: list[np.ndarray], device: str, room: Room) 
     def merge(name: str, tensors: list[Tensor]) -> Tensor:
         if len(tensors) == 1:
             return tensors[0].to(device)
+        tensors = widen(tensors)
         shape = (sum(len(place) for place in places), *tensors[0].shape[1:])
         if name not in room or room[name].shape != shape:
             room[name] = tensors[0].new_empty(shape)
@@ -286,6 +292,14 @@ def join(parts: list[Batch], places: list[np.ndarray], device: str, room: Room) 
         merge("labels", [p.labels for p in parts]),
         merge("known", [p.known for p in parts]),
     )
+
+
+def widen(tensors: list[Tensor]) -> list[Tensor]:
+    """Rows of tokens to one length, padded with 0."""
+    if len({tensor.shape[1:] for tensor in tensors}) == 1:
+        return tensors
+    longest = max(tensor.shape[1] for tensor in tensors)
+    return [F.pad(tensor, (0, longest - tensor.shape[1])) for tensor in tensors]
 
 
 FIELDS = ("logits", "ids", "top", "mean", "std", "rest", "draws", "counts")

@@ -40,6 +40,7 @@ class StudentSpace:
     build: Callable[[Mapping[str, Any], Signature], nn.Module]
     precisions: tuple[str, ...] = ("fp32", "int8")
     fingerprint: str = ""  # of a user's code and of the weights that it loads
+    nests: bool = True  # whether small students may be leading slices of large ones; where their shapes are, too
 
 
 class Task(Protocol):

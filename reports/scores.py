@@ -123,7 +123,7 @@ def score_r2(truth: np.ndarray, outputs: np.ndarray) -> float:
 
 
 def score_bits_per_byte(truth: np.ndarray, outputs: np.ndarray) -> float:
-    """Bits of all text over its bytes. truth (rows, 2): bytes and tokens of a row; outputs (rows, 3): its bits first."""
+    """Bits of all text over its bytes. truth (rows, 2): bytes and tokens; outputs (rows, 3): bits first."""
     return float(np.asarray(outputs, np.float64)[:, 0].sum() / np.asarray(truth, np.float64)[:, 0].sum())
 
 

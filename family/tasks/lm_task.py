@@ -1,7 +1,7 @@
 """Next tokens of text: documents cut into pieces, and what a student of any vocabulary sees of them.
 
-A row is a piece of text, or an answer after its prompt, the same for every student; its tokens are those of the student's
-own tokenizer. Scores are in bits per byte of text, which students of any vocabulary share.
+A row is a piece of text, or an answer after its prompt, the same for every student; its tokens are those of the
+student's own tokenizer. Scores are in bits per byte of text, which students of any vocabulary share.
 """
 
 from __future__ import annotations
