@@ -78,9 +78,13 @@ def call(where: str, reference: str, fn: Callable[..., Any], *given: Any) -> Any
     except Mistakes:
         raise
     except (Exception, SystemExit) as problem:  # whatever a user's function raises is the user's to mend
-        code = getattr(inspect.unwrap(fn), "__code__", None)
-        path = Path(code.co_filename if code else __file__)
-        raise mistake(where, f"{reference} failed: {describe_failure(problem, path)}.") from problem
+        raise mistake(where, f"{reference} failed: {describe_failure(problem, file_of(fn))}.") from problem
+
+
+def file_of(fn: Callable[..., Any]) -> Path:
+    """Where a user's function is written."""
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return Path(code.co_filename if code else __file__)
 
 
 def hash_code(reference: str, folder: Path) -> str:
@@ -151,8 +155,8 @@ def explain_failure(problem: BaseException, path: Path, where: str) -> Mistakes:
     return mistake(where, f"cannot be loaded: {describe_failure(problem, path)}.")
 
 
-def describe_failure(problem: BaseException, path: Path) -> str:
-    """What failed, and where in the folder of the user's file `path`."""
+def describe_failure(problem: BaseException, path: Path, quote: bool = True) -> str:
+    """What failed, and where in the folder of the user's file `path`; without its words where it may not be quoted."""
     if isinstance(problem, SyntaxError) and problem.filename:
         file, line = Path(problem.filename), problem.lineno
         said = problem.msg
@@ -162,7 +166,7 @@ def describe_failure(problem: BaseException, path: Path) -> str:
         said = (str(problem).splitlines() or [""])[0]
     at = f"{file.name}, line {line}" if line else file.name
     kind = type(problem).__name__
-    return f"{kind}: {said} ({at})" if said else f"{kind} ({at})"
+    return f"{kind}: {said} ({at})" if said and quote else f"{kind} ({at})"
 
 
 def is_inside(file: str, folder: Path) -> bool:

@@ -1,0 +1,161 @@
+"""Which of a teacher's answers teach: valid ones, of a sensible length, not said before, and as the user likes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from family.doors import describe_failure, file_of, hash_code, load_taking
+from family.errors import Mistake, Mistakes, mistake
+from family.run_folder import content_id
+from family.suggest import did_you_mean, list_names
+
+WHERE = "teacher.filters"
+KEPT = "kept"
+DUPLICATES = {"keep": "all stay", "prompt": "one of the same to a prompt stays", "all": "one of the same stays"}
+AROUND = " \t\r\n.,;:!\"'`*"  # what may stand around an allowed answer
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """`valid`: a regular expression to be found in the answer, or the answers allowed. Lengths are characters, without
+    space around. `duplicates`: keep, prompt (one of the same to a prompt stays) or all. `function`: `file.py:function`,
+    `(prompt, answer) -> bool`, True to keep."""
+
+    valid: str | Sequence[str] | None = None
+    min_length: int = 1
+    max_length: int | None = None
+    duplicates: str = "keep"
+    function: str | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer to be judged; `row` is its prompt's."""
+
+    row: int
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`why`: kept, or why not. `value`: what the rule of validity took of the answer: its first group, or the whole
+    match; of a list the allowed answer; without a rule the text without space around."""
+
+    why: str
+    value: str
+
+
+Judge = Callable[[Sequence[Given]], list[Verdict]]
+
+
+def open_filters(options: FilterOptions, folder: Path) -> tuple[Judge, str]:
+    """What judges answers in their order, and an id that stands for it (its options, and the function's code).
+
+    Raises Mistakes: an expression that is none, allowed answers that are none or alike, lengths below 0 or crossed, a
+    function that is not there.
+    """
+    wrong = list_wrong(options)
+    if wrong:
+        raise Mistakes(wrong)
+    take, user, code = open_validity(options.valid), None, ""
+    if options.function is not None:
+        where = f"{WHERE}.function"
+        user = load_taking(options.function, folder, where, ("prompt", "answer"))
+        code = hash_code(options.function, folder)
+
+    def judge(answers: Sequence[Given]) -> list[Verdict]:
+        before: set[tuple[int, str]] = set()
+        return [judge_one(one, options, take, user, before) for one in answers]
+
+    return judge, content_id(asdict(options), code)
+
+
+def list_wrong(options: FilterOptions) -> list[Mistake]:
+    wrong = []
+    if options.min_length < 0:
+        wrong.append(Mistake(f"{WHERE}.min_length", f"must be 0 or more. Got {options.min_length}."))
+    if options.max_length is not None and options.max_length < max(options.min_length, 1):
+        least = f"must be at least 1 and no less than min_length ({options.min_length})"
+        wrong.append(Mistake(f"{WHERE}.max_length", f"{least}. Got {options.max_length}."))
+    if options.duplicates not in DUPLICATES:
+        near = did_you_mean(options.duplicates, DUPLICATES)
+        wrong.append(
+            Mistake(f"{WHERE}.duplicates", f"must be {list_names(DUPLICATES)}. Got {options.duplicates!r}.{near}")
+        )
+    return wrong
+
+
+def open_validity(valid: str | Sequence[str] | None) -> Callable[[str], str | None]:
+    """Answer → what is taken of it, None where it is not valid. Raises Mistakes."""
+    where = f"{WHERE}.valid"
+    if valid is None:
+        return str.strip
+    if isinstance(valid, str):
+        try:
+            pattern = re.compile(valid)
+        except re.error as problem:
+            raise mistake(where, f"is no regular expression: {problem}.") from None
+        return lambda text: take_match(pattern, text)
+    allowed = {bare(name): name for name in valid}
+    if not allowed or len(allowed) < len(valid) or "" in allowed:
+        raise mistake(where, f"must list answers that differ in more than case and punctuation. Got {list(valid)!r}.")
+    return lambda text: allowed.get(bare(text))
+
+
+def take_match(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.search(text)
+    if found is None:
+        return None
+    return (found.group(1) if pattern.groups else found.group()) or None
+
+
+def bare(text: str) -> str:
+    """Without case, and without space and punctuation around."""
+    return text.strip(AROUND).casefold()
+
+
+def judge_one(
+    one: Given,
+    options: FilterOptions,
+    take: Callable[[str], str | None],
+    user: Callable[..., Any] | None,
+    before: set[tuple[int, str]],
+) -> Verdict:
+    """`before`: what was kept so far, by prompt; what is kept now is added."""
+    text = one.text.strip()
+    value = take(one.text)
+    key = (one.row if options.duplicates == "prompt" else -1, text if value is None else value)
+    if not text:
+        why = "empty"
+    elif len(text) < options.min_length:
+        why = "too short"
+    elif options.max_length is not None and len(text) > options.max_length:
+        why = "too long"
+    elif value is None:
+        why = "not valid"
+    elif user is not None and not ask_user(str(options.function), user, one):
+        why = "refused by the function"
+    elif options.duplicates != "keep" and key in before:
+        why = "duplicate"
+    else:
+        before.add(key)
+        why = KEPT
+    return Verdict(why, text if value is None else value)
+
+
+def ask_user(reference: str, user: Callable[..., Any], one: Given) -> bool:
+    where = f"{WHERE}.function"
+    try:
+        said = user(one.prompt, one.text)
+    except (Exception, SystemExit) as problem:  # noqa: BLE001  (it may quote the prompt)
+        raise mistake(where, f"{reference} failed: {describe_failure(problem, file_of(user), quote=False)}.") from None
+    if not isinstance(said, bool | np.bool_):
+        raise mistake(where, f"{reference} must give True (keep) or False. It gave {type(said).__name__}.")
+    return bool(said)
