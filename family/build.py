@@ -27,6 +27,7 @@ from family.stand_in import compare_untrained
 from family.storages import check_url, hide_password
 from family.teacher_cost import measure_teacher
 from family.teachers import teacher_score
+from family.text.text_teacher import say_text_teacher
 from reports import draw_report
 
 
@@ -107,7 +108,11 @@ def teacher_is_there(job: Job) -> bool:
 def score_teacher(job: Job) -> None:
     """Say how good the teacher is on validation data, also on augmented views; near chance, the run stops here."""
     job.watch(Stage("asking the teacher about val"))
-    found = teacher_score(job.teacher, job.task, job.teacher_outputs("val"))
+    outputs = job.teacher_outputs("val")
+    if outputs is None:
+        job.show(say_text_teacher(job.teacher))
+        return
+    found = teacher_score(job.teacher, job.task, outputs)
     said = f"teacher: val {job.task.score.name} {found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
     augmented = job.augmented_score()
     job.show(said if augmented is None else f"{said}, {augmented:.4f} on augmented views of the same rows")

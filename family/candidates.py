@@ -72,6 +72,11 @@ def feed_own(job: Job, task: Task, model: Path) -> None:
         put_feeds(model, task.raw("val", middle_row(job.task)))
 
 
+def measured_file(job: Job, path: Path) -> Path:
+    """The file as it is fed where one run of it is measured: of a language model, for one more token."""
+    return entry_of(path, "decode") if job.task.kind == "tokens" else path
+
+
 def middle_row(task: Task) -> np.ndarray:
     """A row of val of middle length."""
     rows = np.arange(min(101, task.rows("val")))
@@ -251,8 +256,7 @@ def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter |
     if part == BYTES:
         figures = [measure_size(path, job.targets[target])]
     elif part == "memory_mb":
-        held = entry_of(path, "decode") if job.task.kind == "tokens" else path
-        figures = measure_memory([held], job.targets[target], write_feeds(job))
+        figures = measure_memory([measured_file(job, path)], job.targets[target], write_feeds(job))
     elif part == "first_token_ms":
         assert isinstance(bench, GeneratingMeter)
         figures = bench.first_token(path)

@@ -15,7 +15,7 @@ from export import Runner, say_refusal, write_mobile
 from export.folder import golden_tolerance, run_named
 from export.hashes import hash_file
 from family import spaces
-from family.candidates import opset, untrained_graphs, write_feeds
+from family.candidates import measured_file, opset, untrained_graphs, write_feeds
 from family.errors import Mistake, Mistakes
 from family.job import Job
 from family.run_folder import recall, remember
@@ -24,7 +24,7 @@ from family.run_folder import recall, remember
 def check_runtimes(job: Job) -> None:
     """Ask the runtime of every target that may have another onnxruntime than this one whether it takes the smallest
     student, at every precision; where it does, once. Raises Mistakes with what each lacks."""
-    graphs = list(untrained_graphs(job, spaces.smallest(job.space)).values())
+    graphs = [measured_file(job, path) for path in untrained_graphs(job, spaces.smallest(job.space)).values()]
     wrong = []
     for name in job.measured_targets():
         place = job.folder / "measuring" / f"runs-{name}.json"

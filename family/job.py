@@ -12,16 +12,25 @@ import numpy as np
 
 from benchmark import Target, host_fingerprint, read_profile, resolve_target, unavailable
 from family import spaces
-from family.errors import Mistake, Mistakes
+from family.errors import Mistake, Mistakes, mistake
+from family.losses import loss_of
 from family.progress import Stage, Watch, watch_nothing
 from family.run_folder import content_id
-from family.soft_targets import SoftTargets, open_store, score_outputs
-from family.spec import Spec
+from family.soft_targets import open_store, score_outputs
+from family.spec import RangeSpec, Spec
 from family.spec_checks import check_score_limit
 from family.tasks import DataOptions, open_task
+from family.tasks.asked_task import Asks, open_asked
+from family.tasks.lm_task import LmTask
 from family.teachers import TeacherOptions, check_teacher, open_teacher
+from family.text.causal_teachers import CausalTeacher, fit_teacher, open_causal_teacher
+from family.text.endpoint import EndpointOptions
+from family.text.filters import FilterOptions
+from family.text.lm_teacher import LmTeacher
+from family.text.text_teacher import AnswersAlone, TextTeacher
+from family.text.token_targets import LiveTargets, open_token_store
 from family.train import pick_device
-from family.types import StudentSpace, Task, Teacher
+from family.types import Store, StudentSpace, Task, Teacher
 
 Show = Callable[[str], None]
 TEACHERS = "teachers"  # in the cache folder: those that a run trained
@@ -65,15 +74,30 @@ class Job:
         named = dict.fromkeys(budget.target for budget in self.spec.budgets.values())
         return [name for name in named if name not in self.skipped]
 
-    def soft_targets(self) -> SoftTargets:
+    def soft_targets(self) -> Store:
         """The store: what the teacher says of every view of train and transfer, asked once."""
         return self._store
 
     @cached_property
-    def _store(self) -> SoftTargets:
+    def _store(self) -> Store:
+        if isinstance(self.teacher, TextTeacher):
+            return AnswersAlone(self.teacher.fingerprint)
+        if isinstance(self.teacher, LmTeacher):
+            return self._token_store(self.teacher)
         views = min(self.spec.distill.views, self.task.views, self.teacher.views or self.task.views)
         self.watch(Stage("asking the teacher about every view of train and transfer"))
         return open_store(self.teacher, self.task, views, self.cache / "soft-targets")
+
+    def _token_store(self, teacher: LmTeacher) -> Store:
+        """Draws from the teacher's distributions; for a loss that needs all of them, a teacher asked as it goes."""
+        asked = self.spec.distill
+        if asked.loss != "auto" and "draws" not in loss_of(asked.loss, "tokens").needs:
+            return LiveTargets(teacher.model, self.task)
+        stage = lambda said: self.watch(Stage(said))  # noqa: E731
+        place = self.cache / "soft-targets"
+        return open_token_store(
+            teacher.model, self.task, place, asked.draws, self.spec.seed, asked.soft_targets, progress=stage
+        )
 
     def augmented_score(self) -> float | None:
         """The teacher's score on one augmented view of val; None where there is none. Far below its clean score,
@@ -83,7 +107,10 @@ class Job:
         outputs = score_outputs(self.teacher, self.task, "val", self.cache / "soft-targets", view=1)
         return float(self.task.score.fn(self.task.labels("val"), outputs))
 
-    def teacher_outputs(self, split: Any) -> np.ndarray:
+    def teacher_outputs(self, split: Any) -> np.ndarray | None:
+        """What it says of a split, (rows, k); None where it returns only text."""
+        if isinstance(self.teacher, TextTeacher):
+            return None
         return score_outputs(self.teacher, self.task, split, self.cache / "soft-targets")
 
 
@@ -92,12 +119,7 @@ def open_job(
 ) -> Job:
     """Open data, teacher, space and targets; raises Mistakes with what does not fit, before any work. `may_train`:
     the built-in teacher, where no run has trained it yet."""
-    task = open_task(data_options(spec), cache / "data")
-    say_all(show, task.notes, task.warnings)
-    teachers = [replace(one, may_train=may_train) for one in teacher_options(spec)]
-    teacher = open_teacher(teachers, task, spec.folder, cache / TEACHERS)
-    check_teacher(teacher, task)
-    say_all(show, teacher.notes, ())
+    task, teacher = open_data(spec, cache, show, may_train)
     space = spaces.open_space(spec.students.space, spec.students.dims, spec.folder, task)
     if loaded := spaces.find_loaded(space, task):
         show(f"note: {len(loaded)} pretrained weights of {space.name} are kept, in students and controls alike")
@@ -114,6 +136,49 @@ def open_job(
     return Job(spec, folder, cache, task, teacher, space, targets, skipped, pick_device(spec.device), show, watch)
 
 
+def open_data(spec: Spec, cache: Path, show: Show, may_train: bool) -> tuple[Task, Teacher]:
+    """The task and its teacher; a language model comes first, since it brings the tokenizer."""
+    options = data_options(spec)
+    teachers = [replace(one, may_train=may_train) for one in teacher_options(spec)]
+    if spec.task == "lm" and spec.teacher[0].asks is not None:
+        asked = open_asked(options, asks_of(spec), cache / "answers", cache / "data", show, watch_nothing)
+        task: Task = asked.task
+        say_all(show, task.notes, task.warnings)
+        teacher: Teacher = TextTeacher(asked)
+    elif spec.task == "lm":
+        model = open_causal(spec)
+        task = open_task(replace(options, tokenizer=model.tokenizer.data), cache / "data")
+        say_all(show, task.notes, task.warnings)
+        assert isinstance(task, LmTask)
+        teacher = LmTeacher(fit_teacher(model, task.tokenizer), task)
+    else:
+        task = open_task(options, cache / "data")
+        say_all(show, task.notes, task.warnings)
+        teacher = open_teacher(teachers, task, spec.folder, cache / TEACHERS)
+        check_teacher(teacher, task)
+    say_all(show, teacher.notes, ())
+    return task, teacher
+
+
+def open_causal(spec: Spec) -> CausalTeacher:
+    """Raises Mistakes where there are several: their tokens would have to be the same, and their logits averaged."""
+    if len(spec.teacher) > 1:
+        raise mistake("teacher", f"must be one for task: lm. Got {len(spec.teacher)}.")
+    return open_causal_teacher(spec.teacher[0].path, spec.folder, spec.teacher[0].tokenizer, pick_device(spec.device))
+
+
+def asks_of(spec: Spec) -> Asks:
+    """What a teacher that returns only text is asked, and how."""
+    (teacher,) = spec.teacher
+    assert teacher.asks is not None
+    given = teacher.asks.model_dump()
+    filters = {key: given.pop(key) for key in ("valid", "min_length", "max_length", "duplicates")}
+    filters["function"] = given.pop("filter")
+    prompt = given.pop("prompt")
+    endpoint = EndpointOptions(teacher.path, spec.folder, **given, seed=spec.seed, filters=FilterOptions(**filters))
+    return Asks(prompt, endpoint)
+
+
 def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
     """What only data and space can tell of the file's settings. Raises Mistakes, all at once."""
     wrong = []
@@ -128,8 +193,27 @@ def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
         wrong.append(Mistake("export.max_flips", "compares with fp32, which export.precisions leaves out."))
     for name, budget in spec.budgets.items():
         wrong += check_score_limit(f"budgets.{name}", budget.score, task.score.name)
+        wrong += check_vocabulary(f"budgets.{name}.size_kb", budget.size_kb, space)
     if wrong:
         raise Mistakes(wrong)
+
+
+LEAST_BITS = 4  # of a weight, at the smallest precision
+
+
+def check_vocabulary(where: str, size_kb: float | None, space: StudentSpace) -> list[Mistake]:
+    """A limit on size that the smallest student's table of tokens breaks alone, whatever its precision."""
+    smallest = spaces.smallest(space)
+    if size_kb is None or not {"vocabulary", "width"} <= set(smallest):
+        return []
+    tokens, width = int(smallest["vocabulary"]), int(smallest["width"])
+    least = tokens * width * LEAST_BITS / 8 / 1000
+    if least <= size_kb:
+        return []
+    said = f"cannot be kept: {tokens:,} tokens of width {width} alone take {least:,.0f} kB at {LEAST_BITS} bits"
+    return [
+        Mistake(where, f"{said}. Got {size_kb:g}. Narrow students.dims.vocabulary, or take a teacher's text alone.")
+    ]
 
 
 def say_all(show: Show, notes: tuple[str, ...], warnings: tuple[str, ...]) -> None:
@@ -189,7 +273,19 @@ def data_options(spec: Spec) -> DataOptions:
         student_input=side,
         seed=spec.seed,
         views=spec.distill.views,
+        text=(data.text,) if isinstance(data.text, str) else tuple(data.text or ()),
+        vocabularies=values_of(spec.students.dims.get("vocabulary")),
+        context=min(values_of(spec.students.dims.get("context")), default=None),
     )
+
+
+def values_of(dim: Any) -> tuple[int, ...]:
+    """Whole numbers that the file narrows a dimension to: a value, choices, or the ends of a range."""
+    if isinstance(dim, RangeSpec):
+        given = dim.choices if dim.choices is not None else [dim.low, dim.high]
+    else:
+        given = [dim]
+    return tuple(int(value) for value in given if isinstance(value, int | float))
 
 
 def teacher_options(spec: Spec) -> list[TeacherOptions]:

@@ -30,8 +30,8 @@ MACS = 4e8  # multiply-accumulates of all rows together: seconds under emulation
 
 def kernels_of(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> dict[str, Any]:
     """`{kernel: {what, rows, flips, largest}}`, this host's first, or `{kernel: {skipped: why}}`; nothing for fp32, and
-    where rows have unlike shapes. On the first rows of test, against fp32 on this host."""
-    if precision == "fp32" or "fp32" not in job.precisions or job.task.ragged:
+    where rows have unlike shapes, or every position an answer. On the first rows of test, against fp32 on this host."""
+    if precision == "fp32" or "fp32" not in job.precisions or job.task.ragged or job.task.kind == "tokens":
         return {}
     made, rows = export_trained(job, params, training), count_rows(job, params)
     folder = trained_folder(job, params, training)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from family.errors import mistake
+from family.text.token_losses import TOKEN_LOSSES
 from family.types import Kind, Loss, SoftBatch
 
 TINY = 1e-7  # added to a deviation before dividing by it
@@ -147,15 +148,20 @@ LOSSES: dict[str, Loss] = {
     "mse": Loss("mse", frozenset({"all"}), mse, "arXiv 1312.6184"),
     "labels": Loss("labels", frozenset(), labels_only, "supervised"),
 }
+ANSWERS = Loss("answers", frozenset({"answers"}), labels_only, "supervised, by the teacher's text")
 MULTILABEL = Loss("kd", frozenset({"all"}), bernoulli, "arXiv 1503.02531, per label")
 
 
 def loss_of(name: str, kind: Kind) -> Loss:
+    if kind == "tokens":
+        return {**TOKEN_LOSSES, "answers": ANSWERS}[name]
     return MULTILABEL if kind == "multilabel" and name == "kd" else LOSSES[name]
 
 
 def losses_for(kind: Kind) -> tuple[str, ...]:
-    """The contestants of a bake-off; the first is the default."""
+    """The contestants of a bake-off; the first that the soft targets allow is the default."""
+    if kind == "tokens":
+        return ("forward_kl", "answers", "labels")
     if kind == "regression":
         return ("mse", "labels")
     if kind == "multilabel":
@@ -165,7 +171,7 @@ def losses_for(kind: Kind) -> tuple[str, ...]:
 
 def check_loss(name: str, kind: Kind, has: frozenset[str], temperature: float, grid: tuple[float, ...]) -> None:
     """Raises Mistakes where the loss does not fit the task, or the store (`has`) lacks what it needs."""
-    allowed = losses_for(kind)
+    allowed = (*TOKEN_LOSSES, "answers") if kind == "tokens" else losses_for(kind)
     if name not in allowed:
         raise mistake("distill.loss", f"must be one of {', '.join(allowed)} for {kind}. Got '{name}'.")
     loss = loss_of(name, kind)
@@ -174,8 +180,8 @@ def check_loss(name: str, kind: Kind, has: frozenset[str], temperature: float, g
         fit = [n for n in allowed if loss_of(n, kind).needs <= has]
         raise mistake(
             "distill.loss",
-            f"'{name}' needs {say(missing)} of every row; the soft-target store of this many outputs is "
-            f"sparse and has {say(has)}. Allowed here: {', '.join(fit)}.",
+            f"'{name}' needs {say(missing)} of every row; what is kept of this teacher "
+            f"is {say(has)}. Allowed here: {', '.join(fit)}.",
         )
     if "rest" in loss.needs and "all" not in has and temperature not in grid:
         temperatures = ", ".join(f"{t:g}" for t in grid)
@@ -187,6 +193,8 @@ SAID = {
     "top": "the greatest logits",
     "moments": "their mean and deviation",
     "rest": "the sum of the others at fixed temperatures",
+    "draws": "tokens drawn from its distribution",
+    "answers": "text that the teacher wrote",
 }
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from family import spaces, tune
 from family.job import Job
-from family.losses import check_loss, losses_for
+from family.losses import check_loss, loss_of, losses_for
 from family.progress import Stage
 from family.run_folder import remember
 from family.starts import SHARING, choose_start
@@ -20,6 +20,7 @@ from family.types import Training
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 UPPER = GRID[2:]  # tried first; the others only where the least of these is best
 SIZES = {"small": spaces.smallest, "large": spaces.largest}
+TEMPERATURE = {False: 4.0, True: 1.0}  # of next tokens, where softening lost (docs/language.md)
 TEMPERATURES = (2.0, 8.0)  # tried beside the default of 4 for the loss that won
 SHORT = 3  # short runs take a third of the steps
 LENGTHS = {"small": (1.0, 2.0, 4.0), "large": (1.0,)}  # of the usual steps; large ones gain little and cost most
@@ -54,7 +55,8 @@ def bake(job: Job) -> dict[str, Any]:
         learning_rate=0.0,
         steps=asked.steps if isinstance(asked.steps, int) else usual_steps(job),
         seed=job.spec.seed,
-        temperature=asked.temperature if asked.temperature != "auto" else 4.0,
+        temperature=asked.temperature if asked.temperature != "auto" else TEMPERATURE[job.task.kind == "tokens"],
+        label_weight=0.0 if job.task.kind == "tokens" else Training.label_weight,
         views=store.views,
         patience=asked.patience if asked.patience != "auto" else AUTO_PATIENCE,
     )
@@ -88,7 +90,8 @@ def bake_off(job: Job, student: Training, control: Training) -> tuple[Training, 
     """Which loss on a middle student in the usual steps, labels alone among them: the student's training with it, and
     every try."""
     job.watch(Stage("bake-off: which loss, on a middle student"))
-    temperatures = TEMPERATURES if job.spec.distill.temperature == "auto" else ()
+    softer = job.spec.distill.temperature == "auto" and job.task.kind != "tokens"
+    temperatures = TEMPERATURES if softer else ()
     chosen, table = tune.bake_off(
         trainer(job, spaces.middle(job.space)),
         job.task.seen_by(spaces.middle(job.space)),
@@ -130,7 +133,11 @@ def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:
 
 
 def first_loss(job: Job) -> str:
-    return job.spec.distill.loss if job.spec.distill.loss != "auto" else losses_for(job.task.kind)[0]
+    """As given, or the first that what the teacher says allows."""
+    if job.spec.distill.loss != "auto":
+        return job.spec.distill.loss
+    has = job.soft_targets().has
+    return next(name for name in losses_for(job.task.kind) if loss_of(name, job.task.kind).needs <= has)
 
 
 def find_rates(job: Job, bases: Mapping[str, Training]) -> dict[str, tuple[Training, tune.Table]]:

@@ -42,6 +42,7 @@ PACKAGES = (
     "scikit-learn",
     "student-family",
 )
+ENDS = {"": "value", "_low": "low", "_high": "high"}
 TEST_ROWS_BYTES = 256_000_000
 Finalists = Mapping[str, Mapping[str, Any]]
 
@@ -92,7 +93,7 @@ def write_family(
     reads = read_test(job, f"students {sorted(chosen)}")
     compared = {key: compare(job, finalists[key[0]], key[1], recipe) for key in sorted(chosen)}
     verdicts = judge(job, compared, recipe)
-    teacher = {split: score(job, split, job.teacher_outputs(split)) for split in ("val", "test")}
+    teacher = score_teacher(job)
     rows = add_test_scores(job, rows, chosen, finalists, recipe.student)
     write_records(job, rows, teacher, compared, teacher_latency)
     write_predictions(job, recipe, chosen, finalists)
@@ -141,6 +142,13 @@ def teacher_cost(job: Job, latency: Mapping[str, Mapping[str, Any]]) -> dict[str
     return known | ({"latency_ms": timed} if timed else {})
 
 
+def score_teacher(job: Job) -> dict[str, Interval]:
+    """On val and test; nothing of a teacher that returns only text."""
+    splits: tuple[Split, ...] = ("val", "test")
+    told = {split: job.teacher_outputs(split) for split in splits}
+    return {split: score(job, split, outputs) for split, outputs in told.items() if outputs is not None}
+
+
 def winner(choice: Choice) -> tuple[str, str]:
     """(id, precision) of a kept budget's student."""
     assert choice.id is not None
@@ -183,17 +191,11 @@ def write_records(
             continue
         same = rows[(rows["id"] == identity) & (rows["precision"] == precision)]
         extra += [row | control_row(row, found) for row in same.to_dict("records")]
-    val, test = teacher["val"], teacher["test"]
     one = {
         "id": "teacher",
         "role": "teacher",
         "finalist": False,
-        "val": val.value,
-        "val_low": val.low,
-        "val_high": val.high,
-        "test": test.value,
-        "test_low": test.low,
-        "test_high": test.high,
+        **{f"{split}{end}": getattr(found, of) for split, found in teacher.items() for end, of in ENDS.items()},
         **{k: v for k, v in job.teacher.cost.items() if k in ("parameters", "size_kb")},
     }
     timed = [{"target": name, **flat_figures({"latency_ms": figure})} for name, figure in teacher_latency.items()]
@@ -221,7 +223,8 @@ def write_predictions(job: Job, recipe: Recipe, chosen: set[tuple[str, str]], fi
     chosen, their controls and the teacher."""
     tables = []
     for split in ("val", "test"):
-        tables.append(prediction_rows(job, split, "teacher", "", -1, job.teacher_outputs(split)))
+        told = job.teacher_outputs(split)
+        tables += [] if told is None else [prediction_rows(job, split, "teacher", "", -1, told)]
         for identity, precision in sorted(chosen):
             params = finalists[identity]
             outputs = outputs_of(job, params, recipe.student, precision, split)
@@ -328,7 +331,7 @@ def budget_entry(
             "verdict": verdicts[key],
             "left_out_seeds": list(found["left_out"]),
         },
-        "against_teacher": as_dict(against_teacher(job, params, key[1], recipe)),
+        "against_teacher": against_teacher(job, params, key[1], recipe),
         "runner_up": choice.runner_up,
         "limits": measured_limits(row, limits_of(budget)),
         "costs": measured_limits(row, dict.fromkeys(cost_names(row))),
@@ -351,11 +354,12 @@ def say_left_out(compared: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[
     return sorted(lines)
 
 
-def against_teacher(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe) -> Any:
-    """Student minus teacher on test, paired by rows."""
-    ours = outputs_of(job, params, recipe.student, precision, "test")
-    theirs = job.teacher_outputs("test")
-    return difference(job.task.score, job.task.labels("test"), [ours], [theirs], job.task.groups("test"))
+def against_teacher(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe) -> dict[str, float]:
+    """Student minus teacher on test, paired by rows; nothing for a teacher that returns only text."""
+    ours, theirs = outputs_of(job, params, recipe.student, precision, "test"), job.teacher_outputs("test")
+    if theirs is None:
+        return {}
+    return as_dict(difference(job.task.score, job.task.labels("test"), [ours], [theirs], job.task.groups("test")))
 
 
 def cost_names(row: Mapping[str, Any]) -> list[str]:
@@ -382,7 +386,9 @@ def flips(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe) -
     if job.task.kind != "classification":
         return {}
     ours = outputs_of(job, params, recipe.student, precision, "test").argmax(1)
-    teacher = job.teacher_outputs("test").argmax(1)
+    said = job.teacher_outputs("test")
+    assert said is not None
+    teacher = said.argmax(1)
     truth = job.task.labels("test")
     wrong = teacher != truth
     found: dict[str, Any] = {

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +24,7 @@ import torch
 
 from family.errors import mistake
 from family.run_folder import content_id, write_beside, write_json
-from family.types import SoftBatch, Split, Task, Teacher
+from family.types import SoftBatch, Split, Store, Task, Teacher
 
 FORMAT = 2
 DENSE_BYTES = 2_000_000_000
@@ -83,7 +83,7 @@ class SoftTargets:
         )
 
 
-def teacher_classes(store: SoftTargets, split: Split, rows: np.ndarray) -> np.ndarray:
+def teacher_classes(store: Store, split: Split, rows: np.ndarray) -> np.ndarray:
     """(rows,): the class that the teacher sees in each, by its clean view."""
     said = store.batch(split, rows, np.zeros(len(rows), np.int64))
     if said.logits is not None:
@@ -175,16 +175,20 @@ def fill(teacher: Teacher, task: Task, views: int, form: str, place: Path, progr
     for split in SPLITS:
         if task.rows(split):
             fill_split(teacher, task, split, views, FORMS[form], part, progress)
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in sorted(part.glob("*.npy"))}
-    train = {name: bytes_a_view(np.load(part / name, mmap_mode="r")) for name in files if name.startswith("train-")}
+    train = {p.name[6:-4]: bytes_a_view(np.load(p, mmap_mode="r")) for p in sorted(part.glob("train-*.npy"))}
     about: dict[str, Any] = {
         "teacher": teacher.fingerprint,
         "task": task.fingerprint,
         "views": views,
         "form": form,
     }
-    about |= {"fields": [name[6:-4] for name in train], "bytes_per_view": sum(train.values()), "files": files}
-    write_json(part / "done.json", about)
+    finish(part, place, about | {"fields": [*train], "bytes_per_view": sum(train.values())})
+
+
+def finish(part: Path, place: Path, about: Mapping[str, Any]) -> None:
+    """Hash every array of a store that was filled at `part`, mark it as done and rename it to `place`."""
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in sorted(part.glob("*.npy"))}
+    write_json(part / "done.json", {**about, "files": files})
     shutil.rmtree(place, ignore_errors=True)
     part.rename(place)
 
@@ -216,7 +220,7 @@ def fill_split(
                 for name, values in fields(teacher.outputs(split, rows, view)).items():
                     if name not in files:
                         path = part / f"{split}-{name}.npy"
-                        files[name] = opened.enter_context(open_field(path, values, (views, count), first))
+                        files[name] = opened.enter_context(open_field(path, values, (views, count), first * count))
                     files[name].write(values.tobytes())
             for file in files.values():
                 file.flush()
@@ -224,8 +228,8 @@ def fill_split(
             write_json(marker, {"views": view + 1})
 
 
-def open_field(path: Path, like: np.ndarray, shape: tuple[int, int], first: int) -> BinaryIO:
-    """An .npy file for (views, rows, …) values as `like`, open where view `first` begins.
+def open_field(path: Path, like: np.ndarray, shape: tuple[int, ...], first: int) -> BinaryIO:
+    """An .npy file for values (*shape, …) as those of `like` (n, …), open where value `first` of all begins.
 
     Written in order rather than through a memory map, so that a full disk is an OSError and not a signal.
     """
@@ -239,7 +243,7 @@ def open_field(path: Path, like: np.ndarray, shape: tuple[int, int], first: int)
     file = path.open("r+b" if first else "w+b")
     if not first:
         file.write(header.getvalue())
-    file.seek(len(header.getvalue()) + first * shape[1] * (like.nbytes // len(like)))
+    file.seek(len(header.getvalue()) + first * (like.nbytes // len(like)))
     file.truncate()
     return file
 

@@ -129,12 +129,60 @@ NameList = Annotated[list[ClassName], Field(min_length=2), Tag("list")]
 Names = Annotated[NameList | Annotated[str, Tag("file")], Discriminator(tell_names)]
 
 
+Price = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+
+
+class AsksSpec(Part):
+    """What is asked of a teacher that returns only text, and how."""
+
+    prompt: str
+    """A template with columns of the data in braces: "Gloss: {text}\\nAnswer:"."""
+    model: str | None = None
+    form: Literal["chat", "completions"] = "chat"
+    system: str | None = None
+    answers: Count = 1
+    """To each prompt."""
+    temperature: Price | None = 0.0
+    top_p: Share | Literal[1] | None = None
+    max_tokens: Count | None = 256
+    body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key; the key itself is never written."""
+    timeout_s: Positive = 60.0
+    retries: Annotated[int, Strict(), Field(ge=0)] = 5
+    at_once: Count = 4
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    prompt_price: Price | None = None
+    """Of 1000 tokens."""
+    answer_price: Price | None = None
+    cap_requests: Count | None = None
+    """Asking stops here, all runs together."""
+    cap_tokens: Count | None = None
+    cap_money: Positive | None = None
+    valid: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """A regular expression to be found in an answer, or the answers allowed; others are not learnt."""
+    min_length: Count = 1
+    """Characters."""
+    max_length: Count | None = None
+    duplicates: Literal["keep", "prompt", "all"] = "keep"
+    """prompt: one of the same to a prompt stays; all: one of the same."""
+    filter: str | None = None
+    """path/file.py:function of (prompt, answer), True to keep."""
+
+
 class TeacherSpec(Part):
     path: str
-    """.onnx, .pt2, path/file.py:function, or stored outputs (.npz, .parquet)."""
+    """.onnx, .pt2, path/file.py:function, stored outputs (.npz, .parquet); of a language model a transformers folder,
+    .gguf, or http(s)://host/v1, an endpoint that returns only text."""
+    asks: AsksSpec | None = None
+    """Of a teacher that returns only text: what it is asked."""
     output: str | None = None
     """Which output, where there are several."""
     gives: Literal["auto", "logits", "probabilities"] = "auto"
+    tokenizer: str | None = None
+    """Of a language model: its tokenizer.json, where it brings none."""
     preprocess: PreprocessSpec | None = None
     classes: Names | None = None
     """The order of its outputs, where it is not the data's: a text file of one class a line, or a list of names."""
@@ -269,10 +317,28 @@ class TargetSpec(Part):
 
 
 class DistillSpec(Part):
-    loss: Literal["auto", "kd", "dkd", "dist", "standardised", "mse", "labels"] = "auto"
+    loss: Literal[
+        "auto",
+        "kd",
+        "dkd",
+        "dist",
+        "standardised",
+        "mse",
+        "labels",
+        "forward_kl",
+        "reverse_kl",
+        "skewed_kl",
+        "skewed_reverse_kl",
+        "answers",
+    ] = "auto"
+    """Of language models those from forward_kl on, and labels."""
     temperature: Positive | Auto = "auto"
     views: Count = 8
     """Augmented views of each sample that the teacher speaks of."""
+    draws: Count = 32
+    """Of a language model: tokens kept of the teacher's distribution at each position, 16 to 64."""
+    soft_targets: str = "drawn"
+    """Of a language model: drawn, or top, the likeliest tokens with the rest given to the true one."""
     steps: Count | Auto = "auto"
     """auto: about 20 passes over train and transfer, or what short trials of fewer and more find enough."""
     patience: Annotated[int, Strict(), Field(ge=0)] | Auto = "auto"

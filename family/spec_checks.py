@@ -33,7 +33,24 @@ def check_meaning(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
     yield from check_targets(raw, folder)
     yield from check_budgets(raw)
     yield from check_precisions(raw)
+    yield from check_asks(raw)
     yield from check_machines(as_mapping(raw.get("search")))
+
+
+def check_asks(raw: Mapping[str, Any]) -> Iterator[Mistake]:
+    """A teacher that returns only text is asked something, in a task of language, and there is one of it."""
+    given = raw.get("teacher")
+    for i, teacher in enumerate(given if isinstance(given, list) else [given]):
+        where = f"teacher[{i}]" if isinstance(given, list) else "teacher"
+        path = as_mapping(teacher).get("path") if isinstance(teacher, Mapping) else teacher
+        by_text = isinstance(path, str) and path.startswith(("http://", "https://"))
+        asks = isinstance(teacher, Mapping) and teacher.get("asks") is not None
+        if by_text and not asks:
+            yield Mistake(where, "returns only text: say in `asks` what it is asked, at least prompt and model.")
+        if (by_text or asks) and raw.get("task") != "lm":
+            yield Mistake("task", f"must be lm, as the teacher returns only text. Got {raw.get('task')!r}.")
+        if (by_text or asks) and isinstance(given, list) and len(given) > 1:
+            yield Mistake(where, "returns only text, which cannot be averaged with other teachers.")
 
 
 def check_machines(search: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -99,6 +116,8 @@ def check_file(where: str, named: str, folder: Path) -> Iterator[Mistake]:
     path = folder / named
     if not named.strip():
         yield Mistake(where, "must not be empty.")
+    elif named.startswith(("http://", "https://")) and where.startswith("teacher"):
+        return  # what it is asked, and how, is gone over where it is opened
     elif "://" in named:
         yield Mistake(where, f"must be a file or folder on this machine. Got {named!r}.")
     elif not path.exists():

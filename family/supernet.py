@@ -163,7 +163,7 @@ def run_steps(job: Job, largest: nn.Module, training: Training, pool: Sequence[P
     students = [student.to(device).train() for student in students]
     drawn = np.random.default_rng([training.seed, 78]).integers(1, len(students), training.steps)
     with one_thread(), own_generator(device), short_collections():
-        plan = plan_batches(task, training, with_transfer=training.loss != "labels")
+        plan = plan_batches(task, training)
         largest.to(device).train()
         every = dict(largest.named_parameters())
         big = {name: value for name, value in every.items() if value.requires_grad}

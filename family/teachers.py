@@ -238,6 +238,9 @@ def teacher_score(teacher: Teacher, task: Task, outputs: np.ndarray) -> Interval
     """Its score on val from its clean `outputs` (rows, k). Raises Mistakes near chance, and what to look at."""
     truth = task.labels("val")
     found: Interval = score_interval(task.score, truth, outputs, task.groups("val"))
+    if task.kind == "tokens":
+        check_against_frequencies(task, found)
+        return found
     shuffled, constant = score_shuffled(task, truth, outputs), score_constant(task, truth)
     higher = task.score.higher_is_better
     chance = max(shuffled, constant) if higher else min(shuffled, constant)
@@ -254,6 +257,21 @@ def teacher_score(teacher: Teacher, task: Task, outputs: np.ndarray) -> Interval
             f"{hints(task.kind, found.high < shuffled if higher else found.low > shuffled)}",
         )
     return found
+
+
+def check_against_frequencies(task: Task, found: Interval) -> None:
+    """Raises Mistakes where a language model is no better than who knows how frequent each token is in train."""
+    taught, wanted = (lessons[lessons >= 0].numpy() for lessons in (task.lessons("train"), task.lessons("val")))
+    counts = np.bincount(taught, minlength=int(task.body.outputs[0].shape[-1])) + 1.0
+    bits = -np.log2(counts / counts.sum())[wanted].sum()
+    chance = float(bits / task.labels("val")[:, 0].sum())
+    if not found.high < chance:
+        raise mistake(
+            "teacher",
+            f"takes {found.value:.3f} bits per byte ({found.low:.3f} to {found.high:.3f}) on val, no better than "
+            f"knowing how frequent each token is ({chance:.3f}). Look at whether it was trained on this tokenizer's "
+            "ids, and on text like this.",
+        )
 
 
 def score_shuffled(task: Task, truth: np.ndarray, outputs: np.ndarray) -> float:

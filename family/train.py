@@ -23,8 +23,7 @@ from family.host_lock import train_in_turn
 from family.losses import loss_of, supervised
 from family.modules import Rescaled
 from family.run_folder import write_beside
-from family.soft_targets import SoftTargets
-from family.types import SoftBatch, Split, Task, Trained, Training
+from family.types import SoftBatch, Split, Store, Task, Trained, Training
 
 CHECKPOINT_SECONDS = 5.0
 WARM_UP = 0.1  # share of the steps
@@ -56,18 +55,22 @@ class Plan:
     views: np.ndarray
 
 
-def plan_batches(task: Task, training: Training, with_transfer: bool) -> Plan:
+SUPERVISED = ("labels", "answers")  # losses for which the teacher's distributions are not asked
+
+
+def plan_batches(task: Task, training: Training) -> Plan:
     """Rows without replacement within an epoch, views at random; all from the seed.
 
-    Drawn from train and transfer together; without transfer, from the rows of train that have a label.
+    Drawn from train and transfer together; for labels alone, from the rows of train that have a label; for a teacher's
+    answers, from transfer, which holds them.
     """
     train_rows = np.arange(task.rows("train"))
     transfer_rows = np.arange(task.rows("transfer"))
-    if not with_transfer:
-        train_rows, transfer_rows = (
-            train_rows[has_label(task.lessons("train")).numpy() > 0],
-            train_rows[:0],
-        )
+    if training.loss == "labels":
+        train_rows = train_rows[has_label(task.lessons("train")).numpy() > 0]
+        transfer_rows = transfer_rows[:0]
+    elif training.loss == "answers":
+        train_rows = train_rows[:0]
     rows = np.concatenate([train_rows, transfer_rows])
     if len(rows) == 0:
         raise mistake("data.label", "no row of train has a label, so nothing can be trained on labels alone.")
@@ -84,7 +87,7 @@ def plan_batches(task: Task, training: Training, with_transfer: bool) -> Plan:
 def train(
     module: nn.Module,
     task: Task,
-    store: SoftTargets,
+    store: Store,
     training: Training,
     device: str = "cpu",
     on_step: Callable[[int], None] | None = None,
@@ -98,7 +101,7 @@ def train(
     """
     start = time.monotonic()
     with one_thread(), own_generator(device), short_collections():
-        plan = plan_batches(task, training, with_transfer=training.loss != "labels")
+        plan = plan_batches(task, training)
         module.to(device).train()
         weights = [p for p in module.parameters() if p.requires_grad]
         rate = training.learning_rate
@@ -213,7 +216,7 @@ def compute_loss(module: nn.Module, task: Task, training: Training, batch: Batch
             soft = SoftBatch(logits=(soft.logits - module.mean) / module.std)
     else:
         outputs = module(*batch.inputs)
-    if training.loss == "labels":
+    if training.loss in SUPERVISED:
         return supervised(task.kind)(outputs, labels).mean()
     taught = loss_of(training.loss, task.kind).fn(outputs, soft, training.temperature, labels)
     if training.label_weight == 0:
@@ -222,9 +225,7 @@ def compute_loss(module: nn.Module, task: Task, training: Training, batch: Batch
     return torch.lerp(taught, hard, training.label_weight * batch.known).mean()
 
 
-def draw_batches(
-    task: Task, store: SoftTargets, training: Training, plan: Plan, first: int, device: str
-) -> Iterator[Batch]:
+def draw_batches(task: Task, store: Store, training: Training, plan: Plan, first: int, device: str) -> Iterator[Batch]:
     """The batches of steps `first` and on. Rows of many steps are gathered at once, which costs least.
 
     Blocks start at the same steps after a resume as without one, so that every bit is the same. A batch is good
@@ -251,9 +252,7 @@ def block_steps(task: Task, size: int) -> int:
 Room = dict[str, Tensor]  # where blocks are put together: fresh memory would cost more than the copy
 
 
-def gather(
-    task: Task, store: SoftTargets, training: Training, plan: Plan, steps: slice, device: str, room: Room
-) -> Batch:
+def gather(task: Task, store: Store, training: Training, plan: Plan, steps: slice, device: str, room: Room) -> Batch:
     """Everything that the rows of these steps need, one after the other, on the device."""
     pool, rows, views = (a[steps].ravel() for a in (plan.transfer, plan.rows, plan.views))
     parts: list[Batch] = []
@@ -261,7 +260,7 @@ def gather(
     splits: tuple[tuple[Split, np.ndarray], ...] = (("train", ~pool), ("transfer", pool))
     for split, here in splits:
         if here.any():
-            taught = training.loss != "labels"
+            taught = training.loss not in SUPERVISED
             soft = store.batch(split, rows[here], views[here]) if taught else SoftBatch()
             labels = task.lessons(split)[rows[here]]
             parts.append(Batch(task.inputs(split, rows[here], views[here]), soft, labels, has_label(labels)))
@@ -451,7 +450,7 @@ def loss_on_val(task: Task, outputs: np.ndarray, rows: np.ndarray) -> float:
     return supervised(task.kind)(torch.from_numpy(outputs), labels).mean().item()
 
 
-def identify(task: Task, store: SoftTargets, training: Training) -> dict[str, object]:
+def identify(task: Task, store: Store, training: Training) -> dict[str, object]:
     """What a checkpoint belongs to."""
     return {"training": asdict(training), "task": task.fingerprint, "soft_targets": store.fingerprint}
 

@@ -11,9 +11,8 @@ import numpy as np
 from torch import nn
 
 from family.losses import loss_of
-from family.soft_targets import SoftTargets
 from family.train import predict, recalibrate, score_split
-from family.types import Task, Training
+from family.types import Store, Task, Training
 from reports import difference
 
 TrainOnce = Callable[[Training], nn.Module]  # a student of one size, trained as asked; known ones are not trained again
@@ -22,7 +21,7 @@ Table = list[dict[str, Any]]
 FEWEST, MOST = 300, 3000  # steps
 PASSES, BATCH = 20, 64
 WORK = 4e12  # multiply-accumulates of one training, forward and backward: about five minutes on one core
-WITHOUT_TEMPERATURE = ("labels", "mse")
+WITHOUT_TEMPERATURE = ("labels", "mse", "answers")
 
 
 def auto_steps(rows: int, cost: int) -> int:
@@ -118,7 +117,7 @@ def short_run(train: TrainOnce, task: Task, training: Training) -> float:
 def bake_off(
     train: TrainOnce,
     task: Task,
-    store: SoftTargets,
+    store: Store,
     base: Training,
     losses: Sequence[str],
     control: Training,

@@ -184,6 +184,33 @@ class SoftBatch:
         return frozenset({"top", "moments", "rest"})
 
 
+class Store(Protocol):
+    """What the teacher says of every row of train and transfer, asked once, or now (`batch`)."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def views(self) -> int: ...
+    @property
+    def bytes_per_view(self) -> int:
+        """On disk, of one view of one row."""
+        ...
+
+    @property
+    def has(self) -> frozenset[str]:
+        """What a loss may need, as `SoftBatch.has`."""
+        ...
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Those a loss may use where not every logit is kept."""
+        ...
+
+    def batch(self, split: Split, rows: np.ndarray, views: np.ndarray) -> SoftBatch:
+        """Soft targets of `rows` (n,) at `views` (n,), float32."""
+        ...
+
+
 @dataclass(frozen=True)
 class Loss:
     """`fn(student_logits, soft, temperature, labels) -> (n,)` per row, without the label term."""
@@ -238,6 +265,7 @@ __all__ = [
     "Loss",
     "SoftBatch",
     "Split",
+    "Store",
     "StudentSpace",
     "Task",
     "Teacher",

@@ -103,7 +103,7 @@ def find_main_cost(run: Run, target: str) -> str:
     limited = [q for name, b in run.budgets.items() if find_target(run, name) == target for q in b.get("limits", {})]
     known = [q for q in COSTS if q in run.records and run.records[q].notna().any()]
     return next(
-        (q for q in COSTS[:6] if q in limited and q in run.records),
+        (q for q in COSTS[: COSTS.index("download_kb")] if q in limited and q in run.records),
         next(iter(known), "size_kb"),
     )
 

@@ -115,7 +115,7 @@ def test_clean_outputs_are_kept(task, tmp_path):
 
 
 def test_a_plan_sees_every_row_once_per_epoch(task):
-    plan = plan_batches(task, Training("kd", 1e-3, task.rows("transfer") // 10 + 2, 0, batch=10), True)
+    plan = plan_batches(task, Training("kd", 1e-3, task.rows("transfer") // 10 + 2, 0, batch=10))
     seen = list(zip(plan.transfer.ravel().tolist(), plan.rows.ravel().tolist(), strict=True))
     total = task.rows("train") + task.rows("transfer")
     assert len(set(seen[:total])) == min(total, len(seen))

@@ -117,12 +117,12 @@ def test_the_control_never_looks_at_soft_targets_or_the_pool(task, store):
     first = weights(train(small(), task, store, control).module)
     empty = SoftTargets("none", 1, 3, 0, {})
     assert same(first, weights(train(small(), task, empty, control).module))
-    assert not plan_batches(task, control, with_transfer=False).transfer.any()
+    assert not plan_batches(task, control).transfer.any()
 
 
 def test_a_plan_sees_every_row_once_per_epoch(task):
     total = task.rows("train") + task.rows("transfer")
-    plan = plan_batches(task, replace(KD, batch=10, steps=total // 10), with_transfer=True)
+    plan = plan_batches(task, replace(KD, batch=10, steps=total // 10))
     seen = set(zip(plan.transfer.ravel().tolist(), plan.rows.ravel().tolist(), strict=True))
     assert len(seen) == total // 10 * 10
 

@@ -30,6 +30,7 @@ from reports import SCORES, Score
 
 CONTEXT = 128
 VOCABULARY = 2048  # of a tokenizer trained here, where the students' dims say nothing else
+SPLITS: tuple[Split, ...] = ("train", "transfer", "val", "test")
 NOTHING_TO_LEARN = -1
 BITS = float(np.log2(np.e))  # in a nat
 
@@ -44,7 +45,7 @@ class LmTask:
 
     texts: Sequence[str]
     prompts: Sequence[str]
-    splits: Mapping[str, np.ndarray]
+    splits: Mapping[Split, np.ndarray]
     tokenizer: Tokenizer
     shared: bool
     start: int
@@ -79,7 +80,8 @@ class LmTask:
         return {"tokenizer": "tokenizer.json", "start": self.start, "vocabulary": self.vocabulary}
 
     def describe(self) -> dict[str, Any]:
-        bytes_ = {split: int(self.labels(split)[:, 0].sum()) for split in self.splits if split != "transfer"}
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        bytes_ = {split: int(self.labels(split)[:, 0].sum()) for split in splits}
         told = {"task": self.name, "kind": self.kind, "rows": {s: len(r) for s, r in self.splits.items()}}
         return told | {"bytes": bytes_, "vocabulary": self.vocabulary, "augment": "none", "views": 1}
 
@@ -91,7 +93,7 @@ class LmTask:
 
     def groups(self, split: Split) -> np.ndarray | None:
         """Pieces of one document stand together."""
-        return self.documents[self.splits[split]]
+        return np.asarray(self.documents[self.splits[split]])
 
     def seen_by(self, params: Mapping[str, Any]) -> LmTask:
         shape = shape_of(params)
@@ -178,7 +180,7 @@ def open_lm(options: DataOptions, cache: Path) -> LmTask:
     pieces = [cut_document(text, coarse, context) for text in documents]
     owners = np.repeat(np.arange(source.rows), [len(own) for own in pieces])
     texts = [piece for own in pieces for piece in own]
-    rows = {name: np.flatnonzero(np.isin(owners, ids)) for name, ids in splits.items()}
+    rows: dict[Split, np.ndarray] = {name: np.flatnonzero(np.isin(owners, splits[name])) for name in SPLITS}
     parts = {name: ids.tolist() for name, ids in rows.items()}
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     groups = owners if source.groups is None else np.unique(source.groups, return_inverse=True)[1][owners]

@@ -14,6 +14,7 @@ from family.errors import mistake
 from family.suggest import did_you_mean
 from family.tasks.options import DataOptions, Source
 from family.tasks.sources import is_hugging_face, read_any_frame
+from family.text.prompts import is_missing
 
 FORMATS = "a .txt file, a folder of .txt files, .jsonl, .csv, .parquet or a saved Hugging Face dataset"
 COLUMNS = ("text", "document", "content", "body")  # taken where data.text names none
@@ -21,7 +22,8 @@ BLANK = re.compile(r"\n\s*\n")
 
 
 def read_documents(options: DataOptions, cache: Path | None = None) -> Source:
-    """Documents of `options.path` as a Source whose column `text` holds strings (object) and whose labels say nothing.
+    """Documents of `options.path` as a Source whose column `text` holds strings (object), the table's others beside it;
+    where `data.label` names one of those its values are the labels, else they say nothing.
 
     A folder of .txt files holds a document each; a .txt file documents between blank lines. Raises Mistakes naming
     `data.path` or `data.text`: also for bytes that are no UTF-8, with the file and where in it.
@@ -84,29 +86,35 @@ def pick_column(columns: Mapping[str, Any], options: DataOptions) -> str:
     return str(named[0])
 
 
+def as_objects(values: Sequence[Any]) -> np.ndarray:
+    made = np.empty(len(values), object)
+    made[:] = values
+    return made
+
+
 def as_source(texts: Sequence[str], columns: Mapping[str, Any], options: DataOptions) -> Source:
     """Empty documents are left out, and it is said."""
     kept = np.array([i for i, text in enumerate(texts) if text.strip()], np.int64)
     if not len(kept):
         raise mistake("data.path", f"holds no text: {len(texts)} documents, all of them empty.")
     dropped = len(texts) - len(kept)
-    column = np.empty(len(kept), object)
-    column[:] = [texts[i] for i in kept]
+    column = as_objects([texts[i] for i in kept])
 
     def take(name: str | None) -> np.ndarray | None:
         if name is None or name not in columns:
             return None
         return np.array([str(columns[name][i]) for i in kept])
 
-    if options.group is not None and options.group not in columns:
-        raise mistake(
-            "data.group", f"names '{options.group}', which is no column.{did_you_mean(options.group, columns)}"
-        )
+    for key, name in (("label", options.label), ("group", options.group)):
+        if name is not None and name not in columns:
+            raise mistake(f"data.{key}", f"names '{name}', which is no column.{did_you_mean(name, columns)}")
+    known = np.array([not is_missing(columns[options.label][i]) for i in kept]) if options.label else None
+    labels = take(options.label)
     return Source(
         "lm",
-        {"text": column},
-        np.zeros(len(kept), np.int64),
-        np.ones(len(kept), bool),
+        {name: as_objects([values[i] for i in kept]) for name, values in columns.items()} | {"text": column},
+        np.zeros(len(kept), np.int64) if labels is None else labels,
+        np.ones(len(kept), bool) if known is None else known,
         split=take("split"),
         groups=take(options.group),
         notes=(f"{len(kept)} documents",),

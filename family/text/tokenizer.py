@@ -196,7 +196,7 @@ def open_tokenizer(data: bytes) -> Tokenizer:
         raise ValueError("it must be an object with a model")  # noqa: TRY004  a file's contents, not a type
     try:
         opened = import_tokenizers().Tokenizer.from_buffer(data)
-    except Exception as problem:  # noqa: BLE001  the package raises Exception itself
+    except Exception as problem:
         raise ValueError(str(problem)) from problem
     names: dict[str, int] = opened.get_vocab(with_added_tokens=True)
     own = names.keys() >= set(SPECIALS) and (names[SPECIALS[0]], names[SPECIALS[1]]) == (PAD, NOTHING)

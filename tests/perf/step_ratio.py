@@ -61,7 +61,7 @@ def make_optimiser(module: torch.nn.Module, training: Training) -> torch.optim.O
 
 
 def our_step(task: Task, store: SoftTargets, training: Training, module: torch.nn.Module) -> Step:
-    plan = plan_batches(task, training, with_transfer=True)
+    plan = plan_batches(task, training)
     optimiser = make_optimiser(module, training)
     batches = draw_batches(task, store, training, plan, 0, "cpu")
 
@@ -99,7 +99,7 @@ def bare_step(
     task: Task, store: SoftTargets, training: Training, module: torch.nn.Module, make: Callable[..., Look]
 ) -> Step:
     """Logits (views, rows, k) and labels (rows,) of train + transfer lie in memory; inputs as `make` has them."""
-    plan = plan_batches(task, training, with_transfer=True)
+    plan = plan_batches(task, training)
     first, look = task.rows("train"), make(task, store)
     splits = [s for s in ("train", "transfer") if task.rows(s)]
     logits = torch.from_numpy(np.concatenate([store.arrays[s]["logits"] for s in splits], 1)).float()

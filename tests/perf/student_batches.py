@@ -53,7 +53,7 @@ Way = Callable[[Task, SoftTargets, Training, Sequence[nn.Module]], None]
 
 def train_alone(task: Task, store: SoftTargets, training: Training, students: Sequence[nn.Module]) -> None:
     for student in students:
-        plan = plan_batches(task, training, with_transfer=True)
+        plan = plan_batches(task, training)
         optimiser = make_optimiser(student, training)
         for step, batch in enumerate(draw_batches(task, store, training, plan, 0, "cpu")):
             take_step(student, optimiser, task, training, step, batch, "cpu")
@@ -74,7 +74,7 @@ def train_in_processes(task: Task, store: SoftTargets, training: Training, stude
 
 
 def train_on_one_stream(task: Task, store: SoftTargets, training: Training, students: Sequence[nn.Module]) -> None:
-    plan = plan_batches(task, training, with_transfer=True)
+    plan = plan_batches(task, training)
     optimisers = [make_optimiser(student, training) for student in students]
     for step, batch in enumerate(draw_batches(task, store, training, plan, 0, "cpu")):
         for student, optimiser in zip(students, optimisers, strict=True):
@@ -91,7 +91,7 @@ def train_stacked(task: Task, store: SoftTargets, training: Training, students: 
 
     every = torch.vmap(forward, in_dims=(0, 0, None), randomness="different")
     teach = loss_of(training.loss, task.kind).fn
-    plan = plan_batches(task, training, with_transfer=True)
+    plan = plan_batches(task, training)
     for step, batch in enumerate(draw_batches(task, store, training, plan, 0, "cpu")):
         set_rate(optimiser, training, step)
         outputs = every(params, buffers, batch.inputs[0])  # (students, rows, classes)
