@@ -13,6 +13,7 @@ from export.types import Artifact, Parity, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from export.checks import check_model, find_refusal, say_refusal, say_share
+    from export.decoder import DecoderBlocks, write_decoder
     from export.exporter import to_onnx
     from export.folder import write_student
     from export.front_torch import apply_front
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from export.signatures import body_signature, front_data, past_names, raw_signature
 
 _HOMES = {
+    "DecoderBlocks": "decoder",
     "Guard": "guard",
     "NoFeatures": "guard",
     "PRECISIONS": "precisions",
@@ -50,6 +52,7 @@ _HOMES = {
     "say_refusal": "checks",
     "say_share": "checks",
     "to_onnx": "exporter",
+    "write_decoder": "decoder",
     "write_mobile": "mobile",
     "write_student": "folder",
 }
@@ -57,6 +60,7 @@ _HOMES = {
 __all__ = [
     "PRECISIONS",
     "Artifact",
+    "DecoderBlocks",
     "Front",
     "Guard",
     "ImageFront",
@@ -90,6 +94,7 @@ __all__ = [
     "say_refusal",
     "say_share",
     "to_onnx",
+    "write_decoder",
     "write_mobile",
     "write_student",
 ]

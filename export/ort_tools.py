@@ -15,6 +15,7 @@ from onnxruntime.quantization import (  # noqa: E402
     quantize_dynamic,
     quantize_static,
 )
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer  # noqa: E402
 from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: E402
 from onnxruntime.tools.mobile_helpers import usability_checker  # noqa: E402
 from onnxruntime.tools.onnx_model_utils import (  # noqa: E402
@@ -29,6 +30,7 @@ sys.path[:] = _path
 __all__ = [
     "CalibrationDataReader",
     "CalibrationMethod",
+    "MatMulNBitsQuantizer",
     "QuantFormat",
     "QuantType",
     "create_config_from_models",

@@ -15,6 +15,7 @@ from export.graphs import FRONT_PREFIX, describe, read_specs, tidy, write_model
 from export.ort_tools import (
     CalibrationDataReader,
     CalibrationMethod,
+    MatMulNBitsQuantizer,
     QuantFormat,
     QuantType,
     quant_pre_process,
@@ -25,6 +26,8 @@ from export.stored_weights import store_float16, store_int8
 from export.types import Artifact
 
 UNBOUNDED = 1e6
+BLOCK = 32  # weights that share a scale, in 4 bits
+INT8_ACTIVATIONS = 4  # accuracy level of MatMulNBits
 BOUNDING = frozenset(
     {
         "Softmax",
@@ -107,14 +110,35 @@ def _quantise_dynamic(model: onnx.ModelProto, calibration: Calibration) -> onnx.
         raise ValueError("int8-dynamic does not suit a graph with Conv (it runs many times slower). Use int8")
     with _workshop() as folder:
         prepared, quantised = _prepare(model, folder), folder / "quantised.onnx"
-        quantize_dynamic(prepared, quantised, per_channel=True, weight_type=QuantType.QInt8)
+        kept = [node.name for node in onnx.load(prepared).graph.node if node.name.startswith(FRONT_PREFIX)]
+        quantize_dynamic(prepared, quantised, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=kept)
         return onnx.load(quantised)
+
+
+def _quantise_to_4_bits(model: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
+    """Weights of matrix products and of embeddings in 4 bits, a scale for every `BLOCK`; activations are quantised to 8
+    bits as they come. Products whose inner size is no multiple of it end with a block that is part empty."""
+    with _workshop() as folder:
+        prepared = onnx.load(_prepare(model, folder))
+        kept = [node.name for node in prepared.graph.node if node.name.startswith(FRONT_PREFIX)]
+        quantiser = MatMulNBitsQuantizer(
+            prepared,
+            block_size=BLOCK,
+            is_symmetric=True,
+            accuracy_level=INT8_ACTIVATIONS,
+            nodes_to_exclude=kept,
+            op_types_to_quantize=("MatMul", "Gather"),
+        )
+        quantiser.process()
+        made: onnx.ModelProto = quantiser.model.model
+        return made
 
 
 PRECISIONS: dict[str, Callable[[onnx.ModelProto, Calibration], onnx.ModelProto]] = {
     "fp32": _keep,
     "int8": _quantise_static,
     "int8-dynamic": _quantise_dynamic,
+    "int4": _quantise_to_4_bits,
     "int8-weights": lambda model, calibration: store_int8(model),
     "fp16-weights": lambda model, calibration: store_float16(model),
 }

@@ -23,11 +23,12 @@ from benchmark import (
     needs_ladder,
     open_meter,
 )
-from export import StepFront, merge_front, quantise, to_onnx
+from export import StepFront, merge_front, quantise, to_onnx, write_decoder
 from family import spaces
 from family.entry_points import QUANTITIES, GeneratingMeter, entry_feeds, entry_of, put_feeds, write_entries
 from family.job import Job, cost_limits
 from family.run_folder import content_id, remember, write_beside, write_json
+from family.text.decoder import DecoderStudent, as_blocks
 from family.types import Task
 
 Params = Mapping[str, Any]
@@ -51,7 +52,7 @@ def export_graphs(job: Job, task: Task, module: nn.Module, folder: Path, calibra
     the module meets it."""
     fp32 = folder / "fp32" / "body.onnx"
     fp32.parent.mkdir(parents=True, exist_ok=True)
-    write_beside(fp32, lambda beside: to_onnx(module, task.body, beside, opset(job)))
+    write_beside(fp32, lambda beside: write_fp32(module, task, beside, opset(job)))
     graphs = {}
     for precision in job.precisions:
         body = folder / precision / "body.onnx"
@@ -61,6 +62,14 @@ def export_graphs(job: Job, task: Task, module: nn.Module, folder: Path, calibra
         write_beside(graphs[precision], partial(merge_front, body, task.front))
         feed_own(job, task, graphs[precision])
     return graphs
+
+
+def write_fp32(module: nn.Module, task: Task, path: Path, opset: int) -> None:
+    """A decoder is written from its blocks, which takes no tracing."""
+    if isinstance(module, DecoderStudent):
+        write_decoder(as_blocks(module), path, opset)
+    else:
+        to_onnx(module, task.body, path, opset)
 
 
 def feed_own(job: Job, task: Task, model: Path) -> None:

@@ -382,7 +382,7 @@ class SearchSpec(Part):
 
 
 class ExportSpec(Part):
-    precisions: list[Literal["fp32", "int8", "int8-dynamic", "int8-weights", "fp16-weights"]] = Field(
+    precisions: list[Literal["fp32", "int8", "int8-dynamic", "int4", "int8-weights", "fp16-weights"]] = Field(
         default_factory=list
     )
     """Default: those of the student space. int8-weights and fp16-weights store weights small and compute in fp32."""

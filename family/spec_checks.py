@@ -245,7 +245,8 @@ def check_precisions(raw: Mapping[str, Any]) -> Iterator[Mistake]:
     given: Any = as_mapping(raw.get("export")).get("precisions")
     if given == []:
         yield Mistake(
-            "export.precisions", "must name at least one of fp32, int8, int8-dynamic, int8-weights and fp16-weights."
+            "export.precisions",
+            "must name at least one of fp32, int8, int8-dynamic, int4, int8-weights and fp16-weights.",
         )
     for i, name in enumerate(given if isinstance(given, list) else []):
         if name in given[:i]:

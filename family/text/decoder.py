@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export import DecoderBlocks, StepFront
+
 EPSILON = 1e-5
 ROTARY_BASE = 10_000.0
 
@@ -129,6 +131,20 @@ class DecoderStudent(nn.Module):
             present.append(kept)
         logits: Tensor = self.head(self.norm(x))
         return logits, tuple(present)
+
+
+def as_blocks(module: DecoderStudent) -> DecoderBlocks:
+    """The module as plain data, which `export` writes as a graph."""
+    shape, state = module.shape, {name: value.detach().float() for name, value in module.state_dict().items()}
+    tables = {"cosine": module.cosine, "sine": module.sine}
+    whole = {"embedding": state["embedding.weight"], "norm": state["norm.weight"], **tables}
+    for i in range(shape.depth):
+        own = {name: state[f"layers.{i}.{name}.weight"] for name in ("norm1", "norm2")}
+        own |= {name: state[f"layers.{i}.{name}.weight"].T for name in ("qkv", "out", "gate", "up", "down")}
+        whole |= {f"{i}.{name}": value for name, value in own.items()}
+    front = StepFront(shape.depth, shape.heads, shape.head, shape.context)
+    weights = {name: value.cpu().numpy() for name, value in whole.items()}
+    return DecoderBlocks(front, shape.vocabulary, EPSILON, weights)
 
 
 @torch.no_grad()
