@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront
+from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront, TextFront
 from export.types import Artifact, Parity, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ __all__ = [
     "StepFront",
     "TableFront",
     "TensorSpec",
+    "TextFront",
     "add_guard",
     "apply_front",
     "body_signature",

@@ -75,4 +75,14 @@ class StepFront:
     context: int
 
 
-Front = ImageFront | TableFront | SeriesFront | PlainFront | StepFront
+@dataclass(frozen=True)
+class TextFront:
+    """Ids of a whole text → `input_ids: int64 (batch, length)`, at most `length` of them, each row padded with `pad` at
+    its end; ids are below `vocabulary`. The tokenizer that makes them lies beside the file."""
+
+    length: int
+    vocabulary: int
+    pad: int = 0
+
+
+Front = ImageFront | TableFront | SeriesFront | PlainFront | StepFront | TextFront

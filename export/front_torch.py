@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront
+from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront, TextFront
 
 
 def apply_front(front: Front, raw: Mapping[str, np.ndarray]) -> tuple[Tensor, ...]:
@@ -23,7 +23,7 @@ def apply_front(front: Front, raw: Mapping[str, np.ndarray]) -> tuple[Tensor, ..
             return _apply_series(front, raw)
         case PlainFront():
             return tuple(_tensor(raw[name]).float() for name in front.names)
-        case StepFront():
+        case StepFront() | TextFront():
             return (_tensor(raw["input_ids"]),)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront
+from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront, TextFront
 from export.graphs import FRONT_PREFIX as PREFIX
 from export.graphs import describe, read_specs, standard_opset, tidy, value_info, write_model
 from export.signatures import body_signature, raw_signature
@@ -44,6 +44,8 @@ def front_graph(front: Front, opset: int = 18) -> onnx.ModelProto:
         case PlainFront():
             for name in front.names:
                 build.add("Identity", [name], PREFIX + name)
+        case TextFront():
+            build.add("Identity", ["input_ids"], PREFIX + "input_ids")
     graph = helper.make_graph(build.nodes, "front", [value_info(s) for s in raw], outputs, build.weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.checker.check_model(model)
@@ -57,7 +59,7 @@ def merge_front(body_path: Path, front: Front, path: Path) -> Artifact:
     """
     body = onnx.load(body_path)
     _check_joins(body, front, body_path)
-    if isinstance(front, PlainFront | StepFront):
+    if isinstance(front, PlainFront | StepFront | TextFront):
         merged = body  # nothing is done to the inputs, so nothing is added
     else:
         merged = _join(front_graph(front, standard_opset(body)), body)

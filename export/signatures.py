@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront
+from export.front import Front, ImageFront, PlainFront, SeriesFront, StepFront, TableFront, TextFront
 from export.types import Signature, TensorSpec
 
 _LAYOUTS = ("hwc", "chw", "hw")
@@ -32,6 +32,8 @@ def raw_signature(front: Front) -> tuple[TensorSpec, ...]:
             ids = (_ids("input_ids"), _ids("position_ids"))
             past: tuple[int | str, ...] = ("batch", front.heads, "past", front.head)
             return ids + tuple(TensorSpec(name, "float32", past) for name in past_names(front.layers))
+        case TextFront():
+            return (_ids("input_ids"),)
 
 
 def past_names(layers: int) -> tuple[str, ...]:
@@ -56,17 +58,20 @@ def body_signature(front: Front, outputs: int, output_name: str) -> Signature:
             inputs = _plain_specs(front)
         case StepFront():
             return Signature((_ids("input_ids"),), (TensorSpec(output_name, "float32", ("batch", "length", outputs)),))
+        case TextFront():
+            inputs = (_ids("input_ids"),)
     return Signature(inputs, (TensorSpec(output_name, "float32", ("batch", outputs)),))
 
 
 def front_data(front: Front) -> dict[str, Any]:
-    """The front as a manifest holds it: its fields, and `kind`: image, table, series, plain or step."""
+    """The front as a manifest holds it: its fields, and `kind`: image, table, series, plain, step or text."""
     kinds = {
         ImageFront: "image",
         TableFront: "table",
         SeriesFront: "series",
         PlainFront: "plain",
         StepFront: "step",
+        TextFront: "text",
     }
     return {"kind": kinds[type(front)], **asdict(front)}
 
@@ -92,6 +97,9 @@ def check_front(front: Front) -> None:
         case StepFront():
             if min(front.layers, front.heads, front.head, front.context) < 1:
                 raise ValueError(f"layers, heads, head and context must be at least 1. Got {front}")
+        case TextFront():
+            if front.length < 1 or not 0 <= front.pad < front.vocabulary:
+                raise ValueError(f"length must be at least 1, and pad within the vocabulary. Got {front}")
 
 
 def _ids(name: str) -> TensorSpec:
