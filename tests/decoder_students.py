@@ -29,19 +29,21 @@ def random_decoder(shape: DecoderShape, seed: int = 0) -> DecoderStudent:
 
 
 @functools.cache
-def trained_decoder(steps: int = 40) -> DecoderStudent:
+def trained_decoder(steps: int = 100, length: int = 48) -> DecoderStudent:
     """Of `SHAPE`: knows the commonest words."""
     module = random_decoder(SHAPE).train()
     ids = torch.tensor(make_tokenizer().opened.encode(read_text()).ids)
-    optimiser = torch.optim.AdamW(module.parameters(), 3e-3)
+    optimiser = torch.optim.AdamW(module.parameters(), 1e-2)
+    rate = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, steps)
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
-        starts = torch.randint(0, len(ids) - SHAPE.context, (8,), generator=generator)
-        rows = torch.stack([ids[start : start + SHAPE.context] for start in starts])
+        starts = torch.randint(0, len(ids) - length, (8,), generator=generator)
+        rows = torch.stack([ids[start : start + length] for start in starts])
         given = torch.cat([torch.full((8, 1), NOTHING), rows[:, :-1]], 1)
         optimiser.zero_grad()
         cross_entropy(module(given).flatten(0, 1), rows.flatten()).backward()
         optimiser.step()
+        rate.step()
     return module.eval()
 
 
