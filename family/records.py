@@ -49,7 +49,10 @@ Finalists = Mapping[str, Mapping[str, Any]]
 
 def write_search(job: Job, searched: Searched) -> None:
     """trials.parquet: everything that was asked, with what became of it."""
-    rows = [{**t, "params": json.dumps(t["params"])} for t in searched.trials]
+    rows = [
+        {**t, "params": json.dumps(t["params"]), "violation": None if t.get("untold") else t["violation"]}
+        for t in searched.trials
+    ]
     write_table(job.folder / "trials.parquet", pd.DataFrame(rows))
 
 
