@@ -15,7 +15,7 @@ from typing import Any
 from family.errors import mistake
 from family.suggest import did_you_mean, list_names
 
-WHERE = "teacher.prompts"
+WHERE = "teacher.asks.prompt"
 COLUMN = "prompt"
 MOST = 1_000_000  # characters of one prompt: no model reads more
 SHOWN = 5
