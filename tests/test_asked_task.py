@@ -92,7 +92,7 @@ def test_how_often_the_answers_are_the_labels(tmp_path):
         options = replace(write_rows(tmp_path, lambda i: True, group=lambda i: i // 2), group="source")
         found, _ = ask(options, asks(server.url, tmp_path), tmp_path)
     val = [number_of(prompt) for prompt, _ in rows_of(found.task, "val")]
-    known = [i for i in val if i % 10 != 9]
+    known = [i for i in val if i % 4 < 2 or i % 10 != 9]
     right = [i for i in known if i % 4 >= 2]
     assert TextTeacher(found).gold("val") == (len(known), len(right))
     assert 0 < len(right) < len(known)
