@@ -137,6 +137,9 @@ class AsksSpec(Part):
 
     prompt: str
     """A template with columns of the data in braces: "Gloss: {text}\\nAnswer:"."""
+    prompts: str | None = None
+    """A file of further prompts, whose answers are learnt too: .txt, one a line, or the column prompt of .jsonl, .csv
+    or .parquet."""
     model: str | None = None
     form: Literal["chat", "completions"] = "chat"
     system: str | None = None

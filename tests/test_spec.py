@@ -280,9 +280,9 @@ MISTAKES = {
         2,
     ),
     "an endpoint": (
-        swap("teacher: digits", "teacher: https://example.com/v1"),
-        "teacher must be a file or folder on this machine. Got 'https://example.com/v1'",
-        2,
+        swap("teacher: digits", "task: lm\nteacher: https://example.com/v1"),
+        "teacher returns only text: say in `asks` what it is asked, at least prompt and model",
+        3,
     ),
     "data of the wrong type": (
         swap("data: digits", "data: [a]"),
