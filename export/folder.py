@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +19,8 @@ from export.hashes import hash_file
 from export.plain import read_picture, write_plain
 from export.session import Runner
 from export.signatures import front_data
+from export.snippet_files import write_snippets
+from export.text_folder import finish_text
 from export.types import Artifact
 
 FORMAT = 1
@@ -28,6 +29,7 @@ COMPUTED = (
     "inputs",
     "outputs",
     "picture",
+    "with_tokenizer",
     "opset",
     "operators",
     "precision",
@@ -35,7 +37,6 @@ COMPUTED = (
     "download_bytes",
     "files",
 )
-LANGUAGES = ("python", "javascript", "c", "cpp", "kotlin", "swift")
 # Another machine's kernels round elsewhere: float32 in the last digits, int8 by a step of some activation.
 RELATIVE_TOLERANCE = dict.fromkeys(("fp32", "int8-weights", "fp16-weights"), 1e-4)
 QUANTISED_TOLERANCE = 0.05
@@ -50,14 +51,16 @@ def write_student(
     golden: Mapping[str, np.ndarray],
     card: str,
     beside: Sequence[Path] = (),
+    texts: Sequence[str] = (),
 ) -> Path:
     """Write the folder of one student beside, then rename; an older folder is replaced.
 
     `manifest` gives what the file itself does not say: `classes` (or None), `preprocessing` (a front),
     `teacher` (`licence` and `origin` as given, or None), `guard` where the file has one, and whatever else an app
     should know. `golden` is raw inputs; the outputs to expect are what the shipped file gives. `beside`: further
-    files, which ship under their own names. Raises ValueError where `manifest` names a computed key, lacks one of the
-    first three, or names a guard that the file has not.
+    files, which ship under their own names. `texts`: of a text student, whose tokenizer is among `beside`, the golden
+    inputs as strings, row by row. Raises ValueError where `manifest` names a computed key, lacks one of the
+    first three, or names a guard that the file has not, and where `texts` are not those of `golden`.
     """
     _check_given(manifest)
     given = dict(manifest)
@@ -70,9 +73,12 @@ def write_student(
     shutil.copyfile(artifact.path, draft / "model.onnx")
     for file in beside:
         shutil.copyfile(file, draft / file.name)
-    _write_golden(draft, artifact.precision, golden, given)
+    tolerance = _write_golden(draft, artifact.precision, golden, given, texts)
     (draft / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    _write_snippets(draft, str(given.get("name", "student")))
+    kind = (given["preprocessing"] or {}).get("kind")
+    write_snippets(draft, str(given.get("name", "student")), kind)
+    if kind == "text":
+        given["with_tokenizer"] = finish_text(draft, given, golden, texts, tolerance)
     _write_json(draft / "manifest.json", _fill_manifest(draft, artifact, given))
     _replace(folder, draft)
     return folder
@@ -112,8 +118,10 @@ def _hash_files(draft: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> None:
-    """All rows as `.npz`; the first alone, run alone, also as plain files."""
+def _write_golden(
+    draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any], texts: Sequence[str]
+) -> float:
+    """All rows as `.npz`; the first alone, run alone, also as plain files. Returns the tolerance."""
     runner = Runner(draft / "model.onnx")
     outputs = run_named(runner, golden)
     arrays = {f"input/{name}": array for name, array in golden.items()}
@@ -128,15 +136,18 @@ def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray],
             raise ValueError(f"the manifest's guard must be one of {', '.join(outputs)}. Got {guard!r}")
         largest = max(1.0, float(outputs[guard].max()))
         told[guard]["tolerance"] = GUARD_TOLERANCE.get(precision, QUANTISED_GUARD) * largest
+    tolerance = golden_tolerance(precision, outputs, guard)
     _write_json(
         draft / "golden.json",
         {
-            "tolerance": golden_tolerance(precision, outputs, guard),
+            "tolerance": tolerance,
             "inputs": {name: _describe_array(f"input/{name}", array) for name, array in golden.items()},
             "outputs": told,
             "first": write_plain(draft, given, first, alone, golden_tolerance(precision, alone, guard)),
+            **({"texts": list(texts)} if texts else {}),
         },
     )
+    return tolerance
 
 
 def run_named(runner: Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -152,19 +163,6 @@ def golden_tolerance(precision: str, outputs: Mapping[str, np.ndarray], guard: s
 
 def _describe_array(key: str, array: np.ndarray) -> dict[str, Any]:
     return {"key": key, "dtype": str(array.dtype), "shape": list(array.shape)}
-
-
-def _write_snippets(draft: Path, name: str) -> None:
-    """Where to begin, the manifest's schema, and every language's program, each running as it lies."""
-    home = resources.files("export")
-    begin = (home / "snippets" / "README.md").read_text(encoding="utf-8")
-    (draft / "README.md").write_text(begin.replace("STUDENT", name), encoding="utf-8")
-    (draft / "manifest.schema.json").write_bytes((home / "manifest.schema.json").read_bytes())
-    for language in LANGUAGES:
-        (draft / "snippets" / language).mkdir(parents=True)
-        for source in (home / "snippets" / language).iterdir():
-            if source.is_file():
-                (draft / "snippets" / language / source.name).write_bytes(source.read_bytes())
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
