@@ -43,7 +43,11 @@ def _verify(options: argparse.Namespace) -> list[str]:
 
     problems = verify(options.folder)
     if not problems:
-        print("; ".join([f"{options.folder} is good: hashes, manifest and golden pair hold", *list_untried(options.folder)]))
+        print(
+            "; ".join(
+                [f"{options.folder} is good: hashes, manifest and golden pair hold", *list_untried(options.folder)]
+            )
+        )
     return problems
 
 

@@ -17,7 +17,7 @@ ENGLISH = [
     "snake_case camelCase kebab-case ALLCAPS",
     "https://example.org/a?b=c&d=%20#e",
     "mail@example.org, 3.14159, 1,000,000 and -40°C",
-    "if (a[i] != 0) { return b->c(\"d\\n\"); }",
+    'if (a[i] != 0) { return b->c("d\\n"); }',
     "<pad> <nothing> <unk> [CLS] </s> <|endoftext|>",
     "!!!???...---___***",
     "0123456789 1st 2nd x2 3D",

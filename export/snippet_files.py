@@ -23,13 +23,14 @@ TAKEN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 def write_snippets(draft: Path, name: str, kind: str | None) -> None:
     """Where to begin, the manifest's schema, and every language's program, each running as it lies."""
     home = Path(str(resources.files("export")))
-    own = home / "snippets" / kind if kind in TAKEN else home / "snippets"
+    taken = TAKEN.get(kind or "", {})
+    own = home / "snippets" / str(kind) if taken else home / "snippets"
     begin = (own / "README.md").read_text(encoding="utf-8")
     (draft / "README.md").write_text(begin.replace("STUDENT", name), encoding="utf-8")
     (draft / "manifest.schema.json").write_bytes((home / "manifest.schema.json").read_bytes())
     for language in LANGUAGES:
         (draft / "snippets" / language).mkdir(parents=True)
-        common = [home / "snippets" / language / file for file in TAKEN[kind][language]] if kind in TAKEN else []
+        common = [home / "snippets" / language / file for file in taken.get(language, ())]
         for source in (*common, *(own / language).iterdir()):
             if source.is_file():
                 (draft / "snippets" / language / source.name).write_bytes(source.read_bytes())

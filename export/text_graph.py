@@ -69,8 +69,8 @@ def join_tokenizer(model: onnx.ModelProto, tokenizer: str, front: Mapping[str, A
 
 
 def _tokenizer_graph(tokenizer: str, front: Mapping[str, Any]) -> onnx.GraphProto:
-    """Ragged rows come padded with 0 to the longest, which has no columns where no text has a token: a column of padding
-    is put after them, and a row that begins with padding is one without tokens."""
+    """Ragged rows come padded with 0 to the longest, which has no columns where no text has a token: a column of
+    padding is put after them, and a row that begins with padding is one without tokens."""
     constants = {"zero": [0], "one": [1], "length": [front["length"]], "pad": [front["pad"]]}
     constants |= {"nothing": [front["nothing"]], "end": [np.iinfo(np.int64).max], "ends": [0, 0, 0, 1]}
     config = json.dumps({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": False, "add_eos_token": False})
@@ -115,8 +115,8 @@ def _compare(
         if not np.array_equal(found, wanted):
             raise Unequal(f"onnxruntime-extensions gives other ids than tokenizer.json for {text[:40]!r}")
     outputs = together.run(None, {"text": np.array(texts, object)})
-    wanted = runner.all_outputs({"input_ids": to_ids(opened, texts, front)})
-    largest = max(largest_difference(*pair) for pair in zip(outputs, wanted, strict=True))
+    plain = runner.all_outputs({"input_ids": to_ids(opened, texts, front)})
+    largest = max(largest_difference(*pair) for pair in zip(outputs, plain, strict=True))
     if not largest <= tolerance:
         raise Unequal(f"with its tokenizer inside, the outputs are off by {largest:.3g}, above {tolerance:.3g}")
 

@@ -1,7 +1,8 @@
 """Is the student folder two above whole, and does it give what it gave where it was made? `python verify.py`.
 
-Needs numpy and onnxruntime alone; the tokenizer of a student of texts is tried where the package tokenizers is. Prints what is wrong, a line each, or ok; exit code 1 or 0. A file whose hash
-differs is not run, and a path that leads out of the folder is not opened.
+Needs numpy and onnxruntime alone. Prints what is wrong, a line each, or ok; exit code 1 or 0. A file whose hash
+differs is not run, and a path that leads out of the folder is not opened. The tokenizer of a student of texts is tried
+where the package tokenizers is installed; where it is not, that is said.
 """
 
 import hashlib
@@ -89,6 +90,7 @@ def check_tokenizer(folder: Path) -> list[str]:
     if front.get("tokenizer") not in manifest["files"]:
         return [f"manifest.json: preprocessing: tokenizer must be one of its files. Got {front.get('tokenizer')!r}"]
     if find_spec("tokenizers") is None:
+        print("the tokenizer was not tried: pip install tokenizers")
         return []
     from predict import find_other_ids, load_tokenizer
 
