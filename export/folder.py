@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,8 +20,6 @@ from export.hashes import hash_file
 from export.plain import read_picture, write_plain
 from export.session import Runner
 from export.signatures import front_data
-from export.snippet_files import write_snippets
-from export.text_folder import finish_text
 from export.types import Artifact
 
 FORMAT = 1
@@ -37,6 +36,7 @@ COMPUTED = (
     "download_bytes",
     "files",
 )
+LANGUAGES = ("python", "javascript", "c", "cpp", "kotlin", "swift")
 # Another machine's kernels round elsewhere: float32 in the last digits, int8 by a step of some activation.
 RELATIVE_TOLERANCE = dict.fromkeys(("fp32", "int8-weights", "fp16-weights"), 1e-4)
 QUANTISED_TOLERANCE = 0.05
@@ -51,40 +51,51 @@ def write_student(
     golden: Mapping[str, np.ndarray],
     card: str,
     beside: Sequence[Path] = (),
-    texts: Sequence[str] = (),
 ) -> Path:
     """Write the folder of one student beside, then rename; an older folder is replaced.
 
     `manifest` gives what the file itself does not say: `classes` (or None), `preprocessing` (a front),
     `teacher` (`licence` and `origin` as given, or None), `guard` where the file has one, and whatever else an app
     should know. `golden` is raw inputs; the outputs to expect are what the shipped file gives. `beside`: further
-    files, which ship under their own names. `texts`: of a text student, whose tokenizer is among `beside`, the golden
-    inputs as strings, row by row. Raises ValueError where `manifest` names a computed key, lacks one of the
-    first three, or names a guard that the file has not, and where `texts` are not those of `golden`.
+    files, which ship under their own names. Raises ValueError where `manifest` names a computed key, lacks one of the
+    first three, or names a guard that the file has not.
     """
-    _check_given(manifest)
+    check_given(manifest)
     given = dict(manifest)
     if isinstance(given["preprocessing"], get_args(Front)):
         given["preprocessing"] = front_data(given["preprocessing"])
     given["picture"] = read_picture(given["preprocessing"], golden)
+
+    def fill(draft: Path) -> None:
+        write_golden(draft, artifact.precision, golden, given)
+        write_snippets(draft, str(given.get("name", "student")), "", {language: [language] for language in LANGUAGES})
+
+    return write_folder(folder, artifact, given, card, beside, fill)
+
+
+def write_folder(
+    folder: Path,
+    artifact: Artifact,
+    given: Mapping[str, Any],
+    card: str,
+    beside: Sequence[Path],
+    fill: Callable[[Path], None],
+) -> Path:
+    """What every student's folder has; `fill` writes what is its own into the draft, where `model.onnx` lies."""
     draft = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     shutil.copyfile(artifact.path, draft / "model.onnx")
     for file in beside:
         shutil.copyfile(file, draft / file.name)
-    tolerance = _write_golden(draft, artifact.precision, golden, given, texts)
+    fill(draft)
     (draft / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    kind = (given["preprocessing"] or {}).get("kind")
-    write_snippets(draft, str(given.get("name", "student")), kind)
-    if kind == "text":
-        given["with_tokenizer"] = finish_text(draft, given, golden, texts, tolerance)
-    _write_json(draft / "manifest.json", _fill_manifest(draft, artifact, given))
+    write_json(draft / "manifest.json", _fill_manifest(draft, artifact, given))
     _replace(folder, draft)
     return folder
 
 
-def _check_given(manifest: Mapping[str, Any]) -> None:
+def check_given(manifest: Mapping[str, Any]) -> None:
     computed = sorted(set(COMPUTED) & set(manifest))
     if computed:
         raise ValueError(f"the manifest's {', '.join(computed)} are read from the file, not given")
@@ -118,10 +129,8 @@ def _hash_files(draft: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _write_golden(
-    draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any], texts: Sequence[str]
-) -> float:
-    """All rows as `.npz`; the first alone, run alone, also as plain files. Returns the tolerance."""
+def write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> None:
+    """All rows as `.npz`; the first alone, run alone, also as plain files."""
     runner = Runner(draft / "model.onnx")
     outputs = run_named(runner, golden)
     arrays = {f"input/{name}": array for name, array in golden.items()}
@@ -130,24 +139,21 @@ def _write_golden(
     first = {name: array[:1] for name, array in golden.items()}
     alone = run_named(runner, first)
     guard = (given.get("guard") or {}).get("output")
-    told = {name: _describe_array(f"output/{name}", array) for name, array in outputs.items()}
+    told = {name: describe_array(f"output/{name}", array) for name, array in outputs.items()}
     if guard is not None:
         if guard not in outputs:
             raise ValueError(f"the manifest's guard must be one of {', '.join(outputs)}. Got {guard!r}")
         largest = max(1.0, float(outputs[guard].max()))
         told[guard]["tolerance"] = GUARD_TOLERANCE.get(precision, QUANTISED_GUARD) * largest
-    tolerance = golden_tolerance(precision, outputs, guard)
-    _write_json(
+    write_json(
         draft / "golden.json",
         {
-            "tolerance": tolerance,
-            "inputs": {name: _describe_array(f"input/{name}", array) for name, array in golden.items()},
+            "tolerance": golden_tolerance(precision, outputs, guard),
+            "inputs": {name: describe_array(f"input/{name}", array) for name, array in golden.items()},
             "outputs": told,
             "first": write_plain(draft, given, first, alone, golden_tolerance(precision, alone, guard)),
-            **({"texts": list(texts)} if texts else {}),
         },
     )
-    return tolerance
 
 
 def run_named(runner: Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -161,11 +167,27 @@ def golden_tolerance(precision: str, outputs: Mapping[str, np.ndarray], guard: s
     return RELATIVE_TOLERANCE.get(precision, QUANTISED_TOLERANCE) * largest
 
 
-def _describe_array(key: str, array: np.ndarray) -> dict[str, Any]:
+def describe_array(key: str, array: np.ndarray) -> dict[str, Any]:
     return {"key": key, "dtype": str(array.dtype), "shape": list(array.shape)}
 
 
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_snippets(draft: Path, name: str, kind: str, programs: Mapping[str, Sequence[str]]) -> None:
+    """Where to begin, the manifest's schema, and every language's program, each running as it lies. `kind`: the folder
+    of snippets that README.md is from; `programs`: of each language the folders or files that its program is from."""
+    home = resources.files("export")
+    begin = (home / "snippets" / kind / "README.md").read_text(encoding="utf-8")
+    (draft / "README.md").write_text(begin.replace("STUDENT", name), encoding="utf-8")
+    (draft / "manifest.schema.json").write_bytes((home / "manifest.schema.json").read_bytes())
+    for language, sources in programs.items():
+        (draft / "snippets" / language).mkdir(parents=True)
+        for source in sources:
+            given = home / "snippets" / source
+            for file in given.iterdir() if given.is_dir() else [given]:
+                if file.is_file():
+                    (draft / "snippets" / language / file.name).write_bytes(file.read_bytes())
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

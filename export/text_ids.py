@@ -13,14 +13,15 @@ KIND = "text"  # of `preprocessing` in a manifest
 INSTALL = "pip install tokenizers"
 
 
-def open_tokenizer(path: Path) -> Any:
-    """A tokenizer.json, without truncation and padding whatever it says. Raises ValueError where it is none."""
+def open_tokenizer(data: bytes) -> Any:
+    """The bytes of a tokenizer.json, without truncation and padding whatever it says. Raises ValueError where they are
+    none, ImportError without the package tokenizers."""
     from tokenizers import Tokenizer
 
     try:
-        opened = Tokenizer.from_file(str(path))
+        opened = Tokenizer.from_buffer(data)
     except Exception as error:  # the package raises no narrower one
-        raise ValueError(f"{path.name} is no tokenizer.json: {' '.join(str(error).split())}") from error
+        raise ValueError(f"its tokenizer is no tokenizer.json: {' '.join(str(error).split())}") from error
     opened.no_padding()
     opened.no_truncation()
     return opened
@@ -56,7 +57,7 @@ def check_texts(folder: Path, manifest: Mapping[str, Any], texts: Any, ids: Any)
     if is_untried(front):
         return []
     try:
-        found = to_ids(open_tokenizer(folder / front["tokenizer"]), texts, front)
+        found = to_ids(open_tokenizer((folder / front["tokenizer"]).read_bytes()), texts, front)
     except (ValueError, UnicodeEncodeError, TypeError) as error:
         return [str(error)]
     return [

@@ -132,11 +132,11 @@ def test_the_page_gives_the_ids_of_training_and_names_what_is_typed(student, tok
         assert page.evaluate(PAGE, TEXTS) == tokenizer.tokens(TEXTS, LENGTH)
         page.click("#examples button >> nth=2")
         page.wait_for_function("document.getElementById('source').textContent === 'example 3'")
-        assert page.input_value("#text") == GOLDEN[2]
+        assert page.input_value("#fields textarea") == GOLDEN[2]
         assert page.inner_text("#answer") == name_class(student, tokenizer, GOLDEN[2])
         for text in ("Съешь ещё 🥖", "two", ""):
             page.evaluate("document.getElementById('source').textContent = ''")
-            page.fill("#text", text)
+            page.fill("#fields textarea", text)
             page.wait_for_function("document.getElementById('source').textContent === 'your text'")
             found = [float(value) for value in page.get_attribute("#answer", "data-outputs").split()]
             np.testing.assert_allclose(found, expect(student[1], tokenizer, [text])[0], atol=1e-5)
@@ -173,7 +173,7 @@ def programs(folder):
 
 def test_columns_are_one_text(tmp_path, tokenizer):
     front = {"kind": "text", "length": LENGTH, "vocabulary": tokenizer.size, "pad": 0, "nothing": 1}
-    front |= {"tokenizer": "tokenizer.json", "separator": " | "}
+    front |= {"tokenizer": "tokenizer.json", "separator": " | ", "columns": ["asked", "said"]}
     folder, module = make_text_student(tmp_path, tokenizer, given={"preprocessing": front})
     if not NO_NODE:
         (folder / "snippets" / "javascript" / "node_modules").symlink_to(node.modules_folder() / "node_modules")
@@ -248,7 +248,7 @@ def test_a_tokenizer_outside_the_folder_is_never_opened(student, tmp_path, path,
 
 def test_what_is_no_tokenizer_and_texts_that_do_not_fit_are_told(student, tmp_path, capsys):
     changed = change(student[0], tmp_path, tokenizer={"model": {"type": "BPE"}})
-    assert "tokenizer.json is no tokenizer.json" in verify(changed)[0]
+    assert "its tokenizer is no tokenizer.json" in verify(changed)[0]
     golden = json.loads((student[0] / "golden.json").read_text())
     for texts, said in (
         (GOLDEN[:1], "golden.npz must hold a row of ids for each of the 1 texts"),
@@ -267,12 +267,10 @@ def test_without_the_package_it_is_said_that_the_tokenizer_was_not_tried(student
 
 
 def test_without_extensions_the_graph_is_left_out_with_the_reason(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(text_graph, "find_spec", lambda name: None if name == "onnxruntime_extensions" else name)
+    monkeypatch.setattr(text_graph, "find_spec", lambda name: None)
     folder, _ = make_text_student(tmp_path, tokenizer)
     told = json.loads((folder / "manifest.json").read_text())["with_tokenizer"]
-    assert told["reason"].startswith(
-        "not tried without onnxruntime_extensions where the student was written: pip install"
-    )
+    assert told["reason"].startswith("onnxruntime-extensions was not there where the student was written: pip install")
     assert not (folder / "model-with-tokenizer.onnx").exists()
     assert not (folder / "snippets" / "python" / "in_graph.py").exists()
     assert verify(folder) == []
@@ -290,14 +288,22 @@ def test_a_tokenizer_that_the_operator_reads_otherwise_stays_outside(tmp_path, t
 
 
 def test_what_does_not_fit_is_refused_at_the_writing(tmp_path, tokenizer):
-    front = {"kind": "text", "length": LENGTH, "vocabulary": tokenizer.size, "pad": 0, "nothing": 1}
-    for told, said in (
-        (front, "a text student's preprocessing needs 'tokenizer', str. Got None"),
-        (front | {"tokenizer": "other.json"}, "tokenizer must be one of its files. Got 'other.json'"),
-        (front | {"tokenizer": "tokenizer.json", "nothing": 2}, "other ids than golden.npz holds for golden text 2"),
+    front = {"kind": "text", "length": LENGTH, "pad": 0, "nothing": 1, "tokenizer": "tokenizer.json"}
+    sized = {"preprocessing": front | {"vocabulary": tokenizer.size}}
+    for told, data, texts, said in (
+        ({"preprocessing": front}, tokenizer.data, ["a"], "It lacks vocabulary"),
+        (
+            {"preprocessing": front | {"vocabulary": 300}},
+            tokenizer.data,
+            ["example"],
+            "ids must be below the vocabulary of 300",
+        ),
+        (sized, tokenizer.data, [], "at least one golden text"),
+        (sized, b"{}", ["a"], "its tokenizer is no tokenizer.json"),
+        (sized | {"with_tokenizer": {}}, tokenizer.data, ["a"], "with_tokenizer are read from the file"),
     ):
         with pytest.raises(ValueError, match=said):
-            make_text_student(tmp_path, tokenizer, given={"preprocessing": told})
+            make_text_student(tmp_path, replace(tokenizer, data=data), texts, told)
     assert not (tmp_path / "student").exists()
 
 

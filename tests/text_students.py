@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from export import TextFront, body_signature, front_data, merge_front, to_onnx, write_student
+from export import TextFront, body_signature, front_data, merge_front, to_onnx, write_text_student
 from export.hard_texts import TEXTS
 from family.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -41,13 +41,10 @@ def make_text_student(
     front, parts = TextFront(LENGTH, tokenizer.size), folder / "parts"
     to_onnx(module, body_signature(front, len(CLASSES), "logits"), parts / "body.onnx")
     artifact = merge_front(parts / "body.onnx", front, parts / "model.onnx")
-    (parts / "tokenizer.json").write_bytes(tokenizer.data)
     told = front_data(front) | {"tokenizer": "tokenizer.json", "nothing": tokenizer.nothing}
     manifest = {"name": "birds/text", "kind": "classification", "classes": CLASSES, "preprocessing": told}
     manifest |= {"teacher": None} | (given or {})
-    golden = {"input_ids": tokenizer.encode(texts, LENGTH)}
-    beside = [parts / "tokenizer.json"]
-    return write_student(folder / "student", artifact, manifest, golden, "# A card\n", beside, texts), module
+    return write_text_student(folder / "student", artifact, manifest, texts, tokenizer.data, "# A card\n"), module
 
 
 def expect(module: nn.Module, tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:

@@ -112,7 +112,7 @@ def main() -> int:
         print(f"predicted: {say_row(outputs[0], unlike[0], manifest)}")
         return 0 if good else 1
     separator = manifest["preprocessing"].get("separator")
-    if separator is not None:
+    if separator is not None:  # between columns
         texts = [separator.join(texts)]
     try:
         outputs, unlike = predict_guarded(session, encode(tokenizer, texts, manifest), manifest)
