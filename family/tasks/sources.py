@@ -524,7 +524,7 @@ def read_image_folder(folder: Path, options: DataOptions) -> Source:
 def list_files(
     folder: Path, options: DataOptions, endings: tuple[str, ...], what: str
 ) -> tuple[list[tuple[Path, str]], np.ndarray]:
-    """Files and the names of the class folders they lie in; and (files,) the names of their ready-made splits, or ""."""
+    """Files and the names of the class folders they lie in; and of every file its ready-made split, or ""."""
     parts = find_split_folders(folder, options, endings)
     found = {
         split: list_classes(part, endings)
