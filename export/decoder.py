@@ -1,7 +1,7 @@
 """A decoder as an ONNX graph, built node by node from plain data: quick enough for every candidate of a search.
 
-One graph takes in a prompt (a past of no positions) and goes on from it, token by token. The head has weights of its own,
-though torch ties them to the embedding: quantisers pass over a tied one in silence.
+One graph takes in a prompt (a past of no positions) and goes on from it, token by token. The head has weights of its
+own, though torch ties them to the embedding: quantisers pass over a tied one in silence.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,9 +28,9 @@ TABLES = f"{FRONT_PREFIX}turn/"  # stays in float32 at every precision
 class DecoderBlocks:
     """A decoder with RMSNorm, rotary positions (halves rotated) and a gated feed-forward, as plain data.
 
-    weights, float32: `embedding` (vocabulary, width), `cosine` and `sine` (context, head), `norm` (width,), and of layer i
-    `<i>.norm1`, `<i>.norm2` (width,), `<i>.qkv` (width, 3 × width: queries, keys, values, each head by head), `<i>.out`
-    (width, width), `<i>.gate`, `<i>.up` (width, feed), `<i>.down` (feed, width).
+    weights, float32: `embedding` (vocabulary, width), `cosine` and `sine` (context, head), `norm` (width,), and of
+    layer i `<i>.norm1`, `<i>.norm2` (width,), `<i>.qkv` (width, 3 × width: queries, keys, values, each head by head),
+    `<i>.out` (width, width), `<i>.gate`, `<i>.up` (width, feed), `<i>.down` (feed, width).
     """
 
     front: StepFront
@@ -85,7 +86,7 @@ class _Build:
         for what in ("cosine", "sine"):
             self.weight(f"{TABLES}{what} table", blocks.weights[what])
 
-    def node(self, kind: str, inputs: list[str], output: str | list[str], **attributes: object) -> str:
+    def node(self, kind: str, inputs: list[str], output: str | list[str], **attributes: Any) -> str:
         outputs = [output] if isinstance(output, str) else output
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes))
         return outputs[0]

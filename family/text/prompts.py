@@ -103,7 +103,8 @@ def is_nan(value: Any) -> bool:
 
 
 def read_utf8(path: Path, where: str) -> list[str]:
-    """Lines without their ends; a byte order mark is left out. Raises Mistakes naming the first line that is not UTF-8."""
+    """Lines without their ends; a byte order mark is left out. Raises Mistakes naming the first line that is not
+    UTF-8."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")

@@ -1,9 +1,10 @@
 """Token-level losses: how far the student's next tokens are from the teacher's, as the mean over a row's positions.
 
 Every loss takes the student's logits (n, length, V), the teacher's soft targets, and the next tokens `labels` (n,
-length), -1 where a position is not learnt; it gives (n,). With every logit of the teacher, `forward_kl` is a divergence.
-From drawn tokens it is the cross-entropy under their shares, which in expectation is the divergence and the teacher's own
-entropy: a constant of the student's, so that the gradient's expectation is the same, and nothing is taken off.
+length), -1 where a position is not learnt; it gives (n,). With every logit of the teacher, `forward_kl` is a
+divergence. From drawn tokens it is the cross-entropy under their shares, which in expectation is the divergence and the
+teacher's own entropy: a constant of the student's, so that the gradient's expectation is the same, and nothing is taken
+off.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Tokenizers: byte-level BPE trained to size, whose vocabularies nest, and those that others made.
 
-A tokenizer is the bytes of a Hugging Face `tokenizer.json`, which Python, Node and browsers read alike. One of ours splits
-text as GPT-2's does (Radford et al. 2019) and knows every byte, so that no text is unknown to it. Id 0 is padding and id 1
-a text of nothing; neither ever comes out of a text, whatever it says. No special tokens are added to a text.
+A tokenizer is the bytes of a Hugging Face `tokenizer.json`, which Python, Node and browsers read alike. One of ours
+splits text as GPT-2's does (Radford et al. 2019) and knows every byte, so that no text is unknown to it. Id 0 is
+padding and id 1 a text of nothing; neither ever comes out of a text, whatever it says. No special tokens are added to a
+text.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def import_tokenizers() -> Any:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`data`: a tokenizer.json without truncation and padding. Ids are below `size`. `nothing` stands for a text without
-    tokens. `longest`: bytes of a token at most."""
+    """`data`: a tokenizer.json without truncation and padding. Ids are below `size`. `nothing` stands for a text
+    without tokens. `longest`: bytes of a token at most."""
 
     data: bytes
     size: int
@@ -84,8 +85,8 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Byte-level BPE of at most `vocabulary` ids: fewer where the texts repeat too little. The same texts, in any order,
-    give the same bytes. Raises ValueError for a vocabulary too small to hold every byte."""
+    """Byte-level BPE of at most `vocabulary` ids: fewer where the texts repeat too little. The same texts, in any
+    order, give the same bytes. Raises ValueError for a vocabulary too small to hold every byte."""
     if vocabulary < LEAST:
         raise ValueError(f"a vocabulary must have at least {LEAST} ids (256 bytes, padding, nothing). Got {vocabulary}")
     package = import_tokenizers()
@@ -132,8 +133,8 @@ def cut(tokenizer: Tokenizer, vocabulary: int) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Merges:
-    """Of a vocabulary that nests: merge i joins the ids `left[i]` and `right[i]` to `made[i]`, which ascends, all int64.
-    `least`: ids that the smallest vocabulary has."""
+    """Of a vocabulary that nests: merge i joins the ids `left[i]` and `right[i]` to `made[i]`, which ascends, all
+    int64. `least`: ids that the smallest vocabulary has."""
 
     left: np.ndarray
     right: np.ndarray
