@@ -322,6 +322,7 @@ def data_options(spec: Spec) -> DataOptions:
         text=(data.text,) if isinstance(data.text, str) else tuple(data.text or ()),
         vocabularies=values_of(spec.students.dims.get("vocabulary")),
         context=min(values_of(spec.students.dims.get("context")), default=None),
+        lengths=values_of(spec.students.dims.get("length")),
     )
 
 

@@ -329,6 +329,7 @@ class DistillSpec(Part):
         "dist",
         "standardised",
         "mse",
+        "cosine",
         "labels",
         "forward_kl",
         "reverse_kl",
