@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark import Meter, host, host_fingerprint
-from export import describe, front_data, write_student
+from export import describe, front_data
 from family import spaces
 from family.checks import check_student
 from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
@@ -25,9 +25,11 @@ from family.kernels import kernels_of
 from family.recipe import Recipe
 from family.run_folder import recall, remember, without_nan, write_beside, write_json, write_table
 from family.search import Searched
+from family.shipping import golden_rows, ship
 from family.soft_targets import teacher_classes
 from family.spent import count_compute
 from family.students import outputs_of
+from family.text.fidelity import tell_fidelity
 from family.tasks.text_task import TextTask
 from family.types import Split, Training
 from reports import Choice, Interval, difference, frontier, score_interval
@@ -342,6 +344,7 @@ def budget_entry(
         "costs": measured_limits(row, dict.fromkeys(cost_names(row))),
         "flips": flips(job, params, key[1], recipe),
         "kernels": kernels_of(job, params, key[1], recipe.student),
+        "fidelity": tell_fidelity(job, params, key[1], recipe.student, recipe.control),
     }
     if guard is not None:
         seen = see_guard(job, params, key[1], recipe.student) if guard["on"] else {}
@@ -437,7 +440,7 @@ def write_student_folder(
     guarded = guarded_file(job, params, entry["precision"], training)
     path = guarded if told else guarded.with_name("model.onnx")
     task = job.task.seen_by(params)
-    golden = task.raw("val", np.arange(1 if task.ragged else min(4, task.rows("val"))))
+    golden = task.raw("val", golden_rows(task))
     checks, beside = check_student(job, path, entry["precision"], golden)
     manifest = {
         "name": f"{job.spec.name}/{name}",
@@ -451,14 +454,8 @@ def write_student_folder(
         "checks": checks,
         **told,
     }
-    write_student(
-        job.folder / "students" / name,
-        describe(path, entry["precision"]),
-        manifest,
-        golden,
-        card(job, name, entry),
-        beside,
-    )
+    artifact = describe(path, entry["precision"])
+    ship(task, job.folder / "students" / name, artifact, manifest, golden, card(job, name, entry), beside)
     return checks
 
 
