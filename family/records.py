@@ -29,8 +29,8 @@ from family.shipping import golden_rows, ship
 from family.soft_targets import teacher_classes
 from family.spent import count_compute
 from family.students import outputs_of
-from family.text.fidelity import tell_fidelity
 from family.tasks.text_task import TextTask
+from family.text.fidelity import tell_fidelity
 from family.types import Split, Training
 from reports import Choice, Interval, difference, frontier, score_interval
 
