@@ -20,6 +20,7 @@ from family.run_folder import content_id
 from family.suggest import did_you_mean
 from family.tasks.lm_task import LmTask
 from family.text.decoder import DecoderStudent, shape_of
+from family.text.tokenizer import LEAST
 from family.types import Dim, StudentSpace, Task
 
 Params = Mapping[str, Any]
@@ -76,7 +77,7 @@ def decoder() -> StudentSpace:
         "depth": Dim(1, 6),
         "heads": Dim(choices=(2, 4)),
         "feed": Dim(choices=(2, 3, 4)),
-        "vocabulary": Dim(300, 1_000_000),
+        "vocabulary": Dim(LEAST, 1_000_000),
         "context": Dim(16, 4096),
     }
 
@@ -102,6 +103,7 @@ def open_space(name: str, options: Mapping[str, Any] | None, folder: Path, task:
     """
     space = SPACES[name]() if name in SPACES else open_foreign(name, folder)
     space = narrow(space, {**defaults_of(space, task), **(options or {})})
+    check_shared(space, task)
     for pick in (smallest, middle, largest):
         check_build(space, pick(space), task)
     return space if name in SPACES else replace(space, fingerprint=fingerprint_of(space, name, folder, task))
@@ -112,6 +114,16 @@ def defaults_of(space: StudentSpace, task: Task) -> dict[str, Any]:
     if not isinstance(task, LmTask) or space.name != "decoder":
         return {}
     return {"context": task.context, "vocabulary": task.vocabulary}
+
+
+def check_shared(space: StudentSpace, task: Task) -> None:
+    """Students that are taught token by token have the teacher's tokens, all of them. Raises Mistakes."""
+    if not isinstance(task, LmTask) or not task.shared:
+        return
+    asked = sorted({int(pick(space).get("vocabulary", task.vocabulary)) for pick in (smallest, largest)})
+    if asked != [task.vocabulary]:
+        said = f"must be {task.vocabulary}, the teacher's, for distillation token by token. Got {asked}."
+        raise mistake("students.dims.vocabulary", f"{said} Leave it out to have that.")
 
 
 def fingerprint_of(space: StudentSpace, name: str, folder: Path, task: Task) -> str:

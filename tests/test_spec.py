@@ -139,7 +139,7 @@ MISTAKES = {
     ),
     "key of the students": (
         swap("{space: conv}", "{space: conv, inputs: 8}"),
-        "students.inputs is no key here. Allowed: space, input, prompt_tokens, dims. Did you mean 'input'?",
+        "students.inputs is no key here. Allowed: space, input, prompt_tokens, tokenizer, dims. Did you mean 'input'?",
         3,
     ),
     "key of a range": (
