@@ -20,7 +20,7 @@ from family.soft_targets import open_store, score_outputs
 from family.spec import DistillSpec, RangeSpec, Spec
 from family.spec_checks import check_score_limit
 from family.tasks import DataOptions, open_task
-from family.tasks.asked_task import Asks, open_asked
+from family.tasks.asked_task import Asks, ask_all, ask_few, read_questions, rehearse
 from family.tasks.lm_task import LmTask
 from family.teachers import TeacherOptions, check_teacher, open_teacher
 from family.text.causal_teachers import CausalTeacher, fit_teacher, open_causal_teacher
@@ -137,8 +137,8 @@ def open_job(
 ) -> Job:
     """Open data, teacher, space and targets; raises Mistakes with what does not fit, before any work. `may_train`:
     the built-in teacher, where no run has trained it yet."""
-    task, teacher = open_data(spec, cache, show, may_train)
-    space = spaces.open_space(spec.students.space, spec.students.dims, spec.folder, task)
+    task, teacher = open_data(spec, cache, show, watch, may_train)
+    space = open_students(spec, task)
     if loaded := spaces.find_loaded(space, task):
         show(f"note: {len(loaded)} pretrained weights of {space.name} are kept, in students and controls alike")
     if spec.distill.views > 1 and task.views == 1:
@@ -146,7 +146,6 @@ def open_job(
             f"note: {task.kind} rows here have one view each, since nothing augments them; "
             f"distill.views {spec.distill.views} asks for more"
         )
-    check_settings(spec, task, space)
     targets = {name: open_target(spec, name) for name in dict.fromkeys(b.target for b in spec.budgets.values())}
     skipped = {name: why for name, target in targets.items() if (why := unavailable(target))}
     for name, why in skipped.items():
@@ -154,12 +153,23 @@ def open_job(
     return Job(spec, folder, cache, task, teacher, space, targets, skipped, pick_device(spec.device), show, watch)
 
 
-def open_data(spec: Spec, cache: Path, show: Show, may_train: bool) -> tuple[Task, Teacher]:
-    """The task and its teacher; a language model comes first, since it brings the tokenizer."""
+def open_students(spec: Spec, task: Task) -> StudentSpace:
+    """The space, and all that only it and the data can tell. Raises Mistakes."""
+    space = spaces.open_space(spec.students.space, spec.students.dims, spec.folder, task)
+    check_settings(spec, task, space)
+    return space
+
+
+def open_data(spec: Spec, cache: Path, show: Show, watch: Watch, may_train: bool) -> tuple[Task, Teacher]:
+    """The task and its teacher; a language model comes first, since it brings the tokenizer, and one that returns only
+    text when nothing else can be wrong, since it costs."""
     options = data_options(spec)
     teachers = [replace(one, may_train=may_train) for one in teacher_options(spec)]
     if spec.task == "lm" and spec.teacher[0].asks is not None:
-        asked = open_asked(options, asks_of(spec), cache / "answers", cache / "data", show, watch_nothing)
+        questions = read_questions(options, asks_of(spec), cache / "data")
+        open_students(spec, rehearse(questions))
+        ask = ask_all if may_train else ask_few
+        asked = ask(questions, cache / "answers", show, watch)
         task: Task = asked.task
         say_all(show, task.notes, task.warnings)
         teacher: Teacher = TextTeacher(asked)
@@ -199,9 +209,9 @@ def asks_of(spec: Spec) -> Asks:
     given = teacher.asks.model_dump()
     filters = {key: given.pop(key) for key in ("valid", "min_length", "max_length", "duplicates")}
     filters["function"] = given.pop("filter")
-    prompt = given.pop("prompt")
+    prompt, more = given.pop("prompt"), given.pop("prompts")
     endpoint = EndpointOptions(teacher.path, spec.folder, **given, seed=spec.seed, filters=FilterOptions(**filters))
-    return Asks(prompt, endpoint)
+    return Asks(prompt, more, endpoint)
 
 
 def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
@@ -303,6 +313,7 @@ def data_options(spec: Spec) -> DataOptions:
         text=(data.text,) if isinstance(data.text, str) else tuple(data.text or ()),
         vocabularies=values_of(spec.students.dims.get("vocabulary")),
         context=min(values_of(spec.students.dims.get("context")), default=None),
+        lengths=values_of(spec.students.dims.get("length")),
     )
 
 

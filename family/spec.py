@@ -137,6 +137,9 @@ class AsksSpec(Part):
 
     prompt: str
     """A template with columns of the data in braces: "Gloss: {text}\\nAnswer:"."""
+    prompts: str | None = None
+    """A file of further prompts, whose answers are learnt too: .txt, one a line, or the column prompt of .jsonl, .csv
+    or .parquet."""
     model: str | None = None
     form: Literal["chat", "completions"] = "chat"
     system: str | None = None
@@ -326,6 +329,7 @@ class DistillSpec(Part):
         "dist",
         "standardised",
         "mse",
+        "cosine",
         "labels",
         "forward_kl",
         "reverse_kl",

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from export import Front, Signature
 from reports import Score
 
-Kind = Literal["classification", "multilabel", "regression", "tokens"]
+Kind = Literal["classification", "multilabel", "regression", "embedding", "tokens"]
+VALUES: tuple[Kind, ...] = ("regression", "embedding")  # kinds whose outputs are values, not logits
 Split = Literal["train", "transfer", "val", "test"]
 
 
@@ -268,6 +269,7 @@ class Trained:
 
 
 __all__ = [
+    "VALUES",
     "Dim",
     "Kind",
     "Loss",
