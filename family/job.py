@@ -28,7 +28,7 @@ from family.text.endpoint import EndpointOptions
 from family.text.filters import FilterOptions
 from family.text.lm_teacher import LmTeacher
 from family.text.text_teacher import AnswersAlone, TextTeacher
-from family.text.token_targets import LiveTargets, open_token_store
+from family.text.token_targets import LiveTargets, check_kept, open_token_store
 from family.text.tokenizer import Tokenizer, read_tokenizer
 from family.train import pick_device
 from family.types import Store, StudentSpace, Task, Teacher
@@ -226,22 +226,13 @@ def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
         wrong.append(Mistake("export.max_flips", f"counts changed classes; this data is for {task.kind}."))
     if spec.export.max_flips is not None and "fp32" not in (spec.export.precisions or space.precisions):
         wrong.append(Mistake("export.max_flips", "compares with fp32, which export.precisions leaves out."))
-    if isinstance(task, LmTask) and task.shared:
-        wrong += check_shared(task, space)
+    if isinstance(task, LmTask) and task.shared and not why_live(spec.distill):
+        check_kept(spec.distill.soft_targets, spec.distill.draws)
     for name, budget in spec.budgets.items():
         wrong += check_score_limit(f"budgets.{name}", budget.score, task.score.name)
         wrong += check_vocabulary(f"budgets.{name}.size_kb", budget.size_kb, space)
     if wrong:
         raise Mistakes(wrong)
-
-
-def check_shared(task: LmTask, space: StudentSpace) -> list[Mistake]:
-    """Students that are taught token by token have the teacher's tokens, all of them."""
-    asked = {int(pick(space).get("vocabulary", task.vocabulary)) for pick in (spaces.smallest, spaces.largest)}
-    if asked == {task.vocabulary}:
-        return []
-    said = f"must be {task.vocabulary}, the teacher's, for distillation token by token. Got {sorted(asked)}."
-    return [Mistake("students.dims.vocabulary", f"{said} Leave it out to have that.")]
 
 
 LEAST_BITS = 4  # of a weight, at the smallest precision
