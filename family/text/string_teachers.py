@@ -1,7 +1,7 @@
 """Teachers that read strings: a transformers folder or a GGUF file, an ONNX file with its tokenizer, a torch factory.
 
-They answer whole texts, as classes or as vectors. A sentence encoder's folder says by its `modules.json` how the vectors of
-tokens become one; a plain encoder's are averaged.
+They answer whole texts, as classes or as vectors. A sentence encoder's folder says by its `modules.json` how the
+vectors of tokens become one; a plain encoder's are averaged.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def answer_all(answer: Answer, texts: Sequence[str]) -> np.ndarray:
 
 
 def open_string_factory(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
-    """`path/file.py:function` gives a torch.nn.Module that takes a list of strings. Its method `embed`, where it has one,
-    gives their vectors (n, k): students may begin from those of their tokens."""
+    """`path/file.py:function` gives a torch.nn.Module that takes a list of strings. Its method `embed`, where it has
+    one, gives their vectors (n, k): students may begin from those of their tokens."""
     refuse_preprocess(options, "a teacher that takes texts as they are")
     module, key = load_module(options, folder)
 

@@ -1,4 +1,4 @@
-"""A sentence encoder's vectors as the truth: asked once of every text, so that students learn and are scored by them."""
+"""A sentence encoder's vectors as the truth: asked once of every text; students learn them, and are scored by them."""
 
 from __future__ import annotations
 
