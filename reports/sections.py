@@ -12,6 +12,7 @@ from reports.guard import show_guard
 from reports.kernels import show_kernels
 from reports.method import show_method, show_warnings
 from reports.offers import show_targets
+from reports.plain import show_plain
 from reports.precisions import show_int8
 from reports.run_tables import Run
 from reports.tried import show_tried
@@ -21,6 +22,7 @@ SECTIONS: dict[str, Callable[[Run], Section | None]] = {
     "changes": show_changes,
     "control": show_control,
     "fidelity": show_fidelity,
+    "plain": show_plain,
     "tried": show_tried,
     "int8": show_int8,
     "kernels": show_kernels,
