@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from export.preprocess import front_graph, merge_front
     from export.session import Runner, check_parity, run
     from export.signatures import body_signature, front_data, past_names, raw_signature
+    from export.text_folder import write_text_student
 
 _HOMES = {
     "DecoderBlocks": "decoder",
@@ -57,6 +58,7 @@ _HOMES = {
     "write_decoder_student": "decoder_folder",
     "write_mobile": "mobile",
     "write_student": "folder",
+    "write_text_student": "text_folder",
 }
 
 __all__ = [
@@ -101,6 +103,7 @@ __all__ = [
     "write_decoder_student",
     "write_mobile",
     "write_student",
+    "write_text_student",
 ]
 
 

@@ -101,8 +101,8 @@ class _Build:
 
 
 def _add_angles(build: _Build) -> None:
-    """`cosine` and `sine` (batch, 1, length, head) of every position's angles, which both halves share; the sine of the
-    first half with its sign changed."""
+    """`cosine` and `sine` (batch, 1, length, head) of every position's angles, which both halves share; the sine
+    of the first half with its sign changed."""
     build.node("Cast", ["position_ids"], "positions/float", to=TensorProto.FLOAT)
     build.node("Unsqueeze", ["positions/float", build.ints(1, 3)], "positions/column")
     build.node("Mul", ["positions/column", build.weight("speed", build.blocks.weights["speed"])], "angle")

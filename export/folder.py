@@ -28,6 +28,7 @@ COMPUTED = (
     "inputs",
     "outputs",
     "picture",
+    "with_tokenizer",
     "opset",
     "operators",
     "precision",
@@ -66,7 +67,7 @@ def write_student(
     given["picture"] = read_picture(given["preprocessing"], golden)
 
     def fill(draft: Path) -> None:
-        _write_golden(draft, artifact.precision, golden, given)
+        write_golden(draft, artifact.precision, golden, given)
         write_snippets(draft, str(given.get("name", "student")), "", {language: [language] for language in LANGUAGES})
 
     return write_folder(folder, artifact, given, card, beside, fill)
@@ -128,7 +129,7 @@ def _hash_files(draft: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> None:
+def write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> None:
     """All rows as `.npz`; the first alone, run alone, also as plain files."""
     runner = Runner(draft / "model.onnx")
     outputs = run_named(runner, golden)

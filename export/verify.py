@@ -13,6 +13,7 @@ import numpy as np
 from export.hashes import hash_file
 from export.session import RUNTIME_ERRORS, Runner, largest_difference
 from export.steps import check_prompts
+from export.text_ids import INSTALL, check_texts, is_untried
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -50,6 +51,13 @@ def verify(folder: Path) -> list[str]:
     if (folder / "model.onnx").is_file() and (folder / "model.onnx").stat().st_size != manifest["size_bytes"]:
         problems.append("model.onnx is not of the size_bytes in manifest.json")
     return problems or _check_golden(folder, manifest)
+
+
+def list_untried(folder: Path) -> list[str]:
+    """Of a folder that `verify` finds good: what could not be tried here, with the command that helps."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    untried = is_untried(manifest["preprocessing"])
+    return [f"its tokenizer was not tried, for the package tokenizers is not here: {INSTALL}"] if untried else []
 
 
 def check_schema(value: Any, schema: dict[str, Any], defs: dict[str, Any], where: str) -> list[str]:
@@ -137,8 +145,11 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> list[str]:
     try:
         inputs, expected = _load_golden(folder / "golden.npz", golden)
         tolerances = _read_tolerances(golden)
+        problems = check_texts(folder, manifest, golden.get("texts"), inputs.get("input_ids"))
     except UNFIT as error:
         return [f"golden.json and golden.npz do not fit together: {type(error).__name__} {error}"]
+    if problems:
+        return problems
     try:
         runner = Runner(folder / "model.onnx")
         problems = _check_ends(runner, manifest)

@@ -11,6 +11,7 @@ const ARRAYS = {
   uint8: Uint8Array,
   bool: Uint8Array,
 };
+const SHOWN = 8; // values of a long vector
 
 // inputs: {name: {data: a typed array, shape: [batch, …]}}. Gives the first output: {data, shape, unlike}; unlike: for every
 // row whether it is unlike anything the student was taught, so that its answer means little (a student without a guard: null).
@@ -65,7 +66,11 @@ export function dropExif(bytes) {
 // One row of outputs in words.
 export function nameOutput(row, manifest) {
   const { classes, kind } = manifest;
-  if (!classes) return "value " + Array.from(row, (v) => Number(v.toPrecision(6))).join(", ");
+  if (!classes) {
+    const values = Array.from(row, (v) => Number(v.toPrecision(6)));
+    const rest = row.length > SHOWN ? `, … (${row.length} values)` : "";
+    return "value " + values.slice(0, SHOWN).join(", ") + rest;
+  }
   if (kind === "multilabel") return "labels " + classes.filter((_, i) => row[i] > 0).join(", ");
   return "class " + classes[row.indexOf(Math.max(...row))];
 }
@@ -79,7 +84,8 @@ export function firstRow({ data, shape }) {
   return Array.from(data.slice(0, data.length / shape[0]), Number);
 }
 
-// The golden pair: {inputs, outputs} by name, and the tolerance. bytes: of golden.npz; golden: golden.json.
+// The golden pair: {inputs, outputs} by name, the tolerance, and the texts of a student of texts. bytes: of golden.npz;
+// golden: golden.json.
 export async function readGolden(bytes, golden) {
   const arrays = await readNpz(bytes);
   const take = (side) =>
@@ -89,7 +95,7 @@ export async function readGolden(bytes, golden) {
         { data: new ARRAYS[dtype](arrays[key].slice().buffer), shape },
       ]),
     );
-  return { inputs: take("inputs"), outputs: take("outputs"), tolerance: golden.tolerance };
+  return { inputs: take("inputs"), outputs: take("outputs"), tolerance: golden.tolerance, texts: golden.texts };
 }
 
 // Whether this machine gives what the student was shipped with.
