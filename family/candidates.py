@@ -79,7 +79,9 @@ def feed_own(job: Job, task: Task, model: Path) -> None:
         prompt = job.spec.students.prompt_tokens or task.front.context // 2
         write_entries(model, entry_feeds(task, task.front, prompt))
     elif task is not job.task:
-        put_feeds(model, task.raw("val", middle_row(job.task)))
+        arrays = task.raw("val", middle_row(job.task))
+        for file in (model, model.with_name("body.onnx")):
+            put_feeds(file, arrays)
 
 
 def measured_file(job: Job, path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 
-from benchmark import Meter, WorkerDied, measure_size, measurement_to_dict
+from benchmark import Meter, WorkerDied, feeds_beside, measure_size, measurement_to_dict
 from export import Guard, NoFeatures, Runner, add_guard, measure_unlikeness, read_features
 from export.guard import OUTPUT
 from family.guard_told import no_guard
@@ -20,7 +21,7 @@ from family.job import Job, cost_limits
 from family.measurers import key_of
 from family.probes import draw_probes
 from family.progress import Stage
-from family.run_folder import recall, remember
+from family.run_folder import recall, remember, write_beside
 from family.soft_targets import teacher_classes
 from family.students import export_trained, outputs_of, raw_batches, trained_folder
 from family.types import Split, Training
@@ -137,6 +138,8 @@ def write_guarded(job: Job, params: Mapping[str, Any], precision: str, training:
     on_val = read_features(source, raw_batches(task, "val", np.arange(task.rows("val"))))
     guard = guard.rescale(find_threshold(measure_unlikeness(guard, on_val)))
     artifact = add_guard(source, guard, path, precision)
+    if feeds_beside(source).is_file():
+        write_beside(feeds_beside(path), lambda beside: shutil.copyfile(feeds_beside(source), beside))
     return {
         "why": None,
         "output": OUTPUT,

@@ -1,4 +1,5 @@
-"""Student spaces: dimensions as data and a build. Built in: `mlp`, `conv`, `encoder`, `file.py:function`."""
+"""Student spaces: dimensions as data and a build. Built in: `mlp`, `conv`, `encoder`, `decoder`, those of texts, and
+`file.py:function`."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ from family.modules import ConvStudent, EncoderStudent, MlpStudent, Rescaled, ha
 from family.run_folder import content_id
 from family.suggest import did_you_mean
 from family.tasks.lm_task import LmTask
+from family.tasks.text_task import VOCABULARIES, TextTask
 from family.text.decoder import DecoderStudent, shape_of
+from family.text.readers import static, token_encoder
+from family.text.tokenizer import LEAST
 from family.types import Dim, StudentSpace, Task
 
 Params = Mapping[str, Any]
@@ -76,7 +80,7 @@ def decoder() -> StudentSpace:
         "depth": Dim(1, 6),
         "heads": Dim(choices=(2, 4)),
         "feed": Dim(choices=(2, 3, 4)),
-        "vocabulary": Dim(300, 1_000_000),
+        "vocabulary": Dim(LEAST, 1_000_000),
         "context": Dim(16, 4096),
     }
 
@@ -88,7 +92,14 @@ def decoder() -> StudentSpace:
     return StudentSpace("decoder", dims, build, ("fp32", "int8-dynamic", "int4"), nests=False)
 
 
-SPACES: dict[str, Callable[[], StudentSpace]] = {"mlp": mlp, "conv": conv, "encoder": encoder, "decoder": decoder}
+SPACES: dict[str, Callable[[], StudentSpace]] = {
+    "mlp": mlp,
+    "conv": conv,
+    "encoder": encoder,
+    "static": static,
+    "decoder": decoder,
+}
+OF_TEXTS = {"encoder": token_encoder}  # spaces whose students are others where they read tokens
 
 
 def outputs_of(signature: Signature) -> int:
@@ -100,18 +111,47 @@ def open_space(name: str, options: Mapping[str, Any] | None, folder: Path, task:
 
     Raises Mistakes naming every dimension that is unknown or out of range, or what a build got wrong.
     """
-    space = SPACES[name]() if name in SPACES else open_foreign(name, folder)
+    reads = task.body.inputs[0].name == "input_ids" and task.kind != "tokens"
+    built_in = {**SPACES, **OF_TEXTS} if reads else SPACES
+    space = built_in[name]() if name in SPACES else open_foreign(name, folder)
     space = narrow(space, {**defaults_of(space, task), **(options or {})})
+    check_shared(space, task)
+    space = fit_vocabulary(space, task)
     for pick in (smallest, middle, largest):
         check_build(space, pick(space), task)
     return space if name in SPACES else replace(space, fingerprint=fingerprint_of(space, name, folder, task))
 
 
 def defaults_of(space: StudentSpace, task: Task) -> dict[str, Any]:
-    """Dimensions that the task narrows where the file does not: what teacher and tokenizer fix."""
-    if not isinstance(task, LmTask) or space.name != "decoder":
-        return {}
-    return {"context": task.context, "vocabulary": task.vocabulary}
+    """Dimensions that the task narrows where the file does not: what teacher, tokenizer and texts fix."""
+    if isinstance(task, LmTask) and space.name == "decoder":
+        return {"context": task.context, "vocabulary": task.vocabulary}
+    if isinstance(task, TextTask) and {"vocabulary", "length"} <= set(space.dims) and space.name in SPACES:
+        return {"vocabulary": {"choices": VOCABULARIES}, "length": task.front.length}
+    return {}
+
+
+def fit_vocabulary(space: StudentSpace, task: Task) -> StudentSpace:
+    """The space without vocabularies beyond what the texts gave."""
+    dim = space.dims.get("vocabulary")
+    if dim is None or not isinstance(task, TextTask):
+        return space
+    most = task.front.vocabulary
+    if dim.choices is not None:
+        fitting = Dim(choices=tuple(dict.fromkeys(min(size, most) for size in dim.choices)))
+    else:
+        fitting = on_grid(replace(dim, low=min(dim.low or most, most), high=min(dim.high or most, most)))
+    return replace(space, dims={**space.dims, "vocabulary": fitting})
+
+
+def check_shared(space: StudentSpace, task: Task) -> None:
+    """Students that are taught token by token have the teacher's tokens, all of them. Raises Mistakes."""
+    if not isinstance(task, LmTask) or not task.shared:
+        return
+    asked = sorted({int(pick(space).get("vocabulary", task.vocabulary)) for pick in (smallest, largest)})
+    if asked != [task.vocabulary]:
+        said = f"must be {task.vocabulary}, the teacher's, for distillation token by token. Got {asked}."
+        raise mistake("students.dims.vocabulary", f"{said} Leave it out to have that.")
 
 
 def fingerprint_of(space: StudentSpace, name: str, folder: Path, task: Task) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from family.doors import is_reference
 from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id
 from family.suggest import nearest
+from family.tasks.text_task import TextTask
 from family.teacher_kinds import TEACHERS, Asked, TeacherOptions
-from family.types import Kind, Split, Task, Teacher
+from family.text.string_teachers import STRING_TEACHERS
+from family.types import VALUES, Kind, Split, Task, Teacher
 from reports import Interval, score_interval
 
 KINDS = "a .onnx file, a .pt2 program, stored outputs (.npz, .parquet), path/file.py:function, or a list of these"
@@ -40,6 +42,11 @@ class OneTeacher:
     @property
     def cost(self) -> Mapping[str, Any]:
         return self.asked.cost
+
+    @property
+    def embed(self) -> Callable[[Sequence[str]], np.ndarray] | None:
+        """Vectors (n, k) of strings, where it reads those."""
+        return self.asked.embed
 
     def outputs(self, split: Split, rows: np.ndarray, view: int) -> np.ndarray:
         """(rows, outputs) float32. Raises Mistakes for values that are not finite."""
@@ -87,7 +94,7 @@ class Ensemble:
     def outputs(self, split: Split, rows: np.ndarray, view: int) -> np.ndarray:
         """(rows, outputs) float32: logarithm (multi-label: log odds) of the mean distribution; or the mean value."""
         said = np.stack([m.outputs(split, rows, view) for m in self.members]).astype(np.float64)
-        if self.kind == "regression":
+        if self.kind in VALUES:
             return np.asarray(said.mean(0), np.float32)
         if self.kind == "multilabel":
             return unlink(expit(said).mean(0), "logit")
@@ -114,14 +121,25 @@ def open_teacher(options: Sequence[TeacherOptions], task: Task, folder: Path, ca
 
 def open_one(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Teacher:
     """Open it and look at what it says of a few validation rows."""
-    asked = TEACHERS[kind_of(options.path)](options, task, folder, cache)
+    asked = open_asked(options, task, folder, cache)
     rows = np.arange(min(PROBE, task.rows("val")))
     said = np.asarray(asked.ask("val", rows, 0), np.float32).reshape(len(rows), -1)
     check_outputs(said, task)
     link, notes = find_link(said, task.kind, options.gives)
-    order = class_order(options, task, folder)
+    order = class_order(options, asked.names, task, folder)
     told = [options.output, options.preprocess, link, None if order is None else order.tolist()]
     return OneTeacher(asked, content_id(asked.fingerprint, told), (*asked.notes, *notes), link, order)
+
+
+def open_asked(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
+    """The teacher as it speaks; of texts one that reads strings."""
+    if not isinstance(task, TextTask):
+        return TEACHERS[kind_of(options.path)](options, task, folder, cache)
+    kind = "folder" if (folder / options.path).is_dir() else Path(options.path).suffix.lower()
+    kind = kind if kind in STRING_TEACHERS else kind_of(options.path)
+    if kind == ".pt2":
+        raise mistake("teacher", f"{options.path} cannot read strings; put it behind path/file.py:function for texts.")
+    return {**TEACHERS, **STRING_TEACHERS}[kind](options, task, folder, cache)
 
 
 def kind_of(path: str) -> str:
@@ -160,7 +178,7 @@ def find_link(said: np.ndarray, kind: Kind, gives: str) -> tuple[str, tuple[str,
 
     Probabilities taken for logits are the silent fault to catch: they train, badly.
     """
-    if kind == "regression":
+    if kind in VALUES:
         return "", ()
     alike = bool((said >= -1e-6).all() and (said <= 1 + 1e-6).all())
     if kind == "classification":
@@ -181,10 +199,12 @@ def find_link(said: np.ndarray, kind: Kind, gives: str) -> tuple[str, tuple[str,
     return link, (f"teacher: gives {what}, guessed from its values",)
 
 
-def class_order(options: TeacherOptions, task: Task, folder: Path) -> np.ndarray | None:
-    """Positions of the data's classes among the teacher's outputs; None where nothing names those."""
+def class_order(options: TeacherOptions, own: Sequence[str], task: Task, folder: Path) -> np.ndarray | None:
+    """Positions of the data's classes among the teacher's outputs; None where nothing names those. `own`: what it calls
+    them itself."""
     if options.classes is None:
-        return None
+        same = task.classes is not None and sorted(own) == sorted(task.classes)
+        return np.array([list(own).index(name) for name in task.classes or ()]) if same else None
     if task.classes is None:
         raise mistake("teacher.classes", "is for classes; the labels of this data are numbers.")
     names = read_names(options.classes, folder)
@@ -288,7 +308,7 @@ def score_constant(task: Task, truth: np.ndarray) -> float:
 def hints(kind: Kind, below: bool) -> str:
     """Where to look, the likeliest first. `below`: worse than the same answers shuffled, so that it knows the
     inputs and names them wrongly."""
-    if kind == "regression":
+    if kind in VALUES:
         return "Look at teacher.output, teacher.preprocess, and whether it speaks in the labels' own units."
     order = "teacher.classes (the order of its outputs)"
     others = "teacher.preprocess (size, mean, std, layout, channels)"
@@ -304,7 +324,7 @@ def hints(kind: Kind, below: bool) -> str:
 def constant_answer(task: Task, rows: int) -> np.ndarray:
     """(rows, outputs): what one says who knows the labels' frequencies in val, and nothing of the inputs."""
     truth = task.labels("val")
-    if task.kind == "regression":
+    if task.kind in VALUES:
         return np.tile(truth.mean(0), (rows, 1))
     if task.kind == "multilabel":
         return np.tile(np.where(truth.mean(0) > 0.5, 1.0, -1.0), (rows, 1))
