@@ -27,6 +27,7 @@ from export import StepFront, merge_front, quantise, to_onnx, write_decoder
 from family import spaces
 from family.entry_points import QUANTITIES, GeneratingMeter, entry_feeds, entry_of, put_feeds, write_entries
 from family.job import Job, cost_limits
+from family.measurers import key_of, meet
 from family.run_folder import content_id, remember, write_beside, write_json
 from family.text.decoder import DecoderStudent, as_blocks
 from family.types import Task
@@ -144,6 +145,7 @@ def open_benches(job: Job) -> Iterator[dict[str, Meter]]:
     with contextlib.ExitStack() as stack:
         benches = {}
         for name in job.measured_targets():
+            meet(job, name)
             ladder = remember_ladder(job, name, references, feeds) if needs_ladder(job.targets[name]) else None
             meter = open_meter(job.targets[name], references, feeds, ladder)
             stack.callback(meter.close)
@@ -156,7 +158,7 @@ def remember_ladder(job: Job, name: str, references: Sequence[Path], feeds: Path
         with Bench(job.targets[name], references, feeds) as bench:
             return bench.ladder()
 
-    inputs = [job.student_id, job.precisions, opset(job), str(job.targets[name]), job.host]
+    inputs = [job.student_id, job.precisions, opset(job), *key_of(job, name)]
     return remember(job.folder / "measuring" / f"ladder-{name}.json", inputs, measure)
 
 
@@ -259,7 +261,7 @@ def measure_part(job: Job, params: Params, target: str, part: str, bench: Meter 
 def measuring_place(job: Job, params: Params, target: str, part: str) -> tuple[Path, list[Any]]:
     """Where a part of an untrained candidate's measurements is kept, and what it depends on."""
     kept = candidate_folder(job, params) / "measurements" / f"{target}{part and '.' + part}.json"
-    return kept, [job.built_id, dict(params), job.precisions, opset(job), str(job.targets[target]), job.host]
+    return kept, [job.built_id, dict(params), job.precisions, opset(job), *key_of(job, target)]
 
 
 def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter | None) -> dict[str, Any]:
