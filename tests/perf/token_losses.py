@@ -1,9 +1,10 @@
-"""Losses over next tokens compared: bits per byte on test, three seeds each, at equal steps. The table of docs/language.md.
+"""Losses over next tokens compared in bits per byte on test, at equal steps: the table of docs/language.md.
 
-`python examples/brown/prepare.py` first, then `python -P tests/perf/token_losses.py`, about half an hour on one core. Every
-run is kept in examples/brown/data/losses, so that it goes on where it was stopped. Every student has 0.24 million
-parameters and 400 steps of 8 rows of 128 tokens; full distributions are kept as float16, for this comparison alone, and the stores drawn from those.
-Learning rates are those best on some rows of val, one for labels alone and one for all that the teacher teaches.
+`python examples/brown/prepare.py` first, then `python -P tests/perf/token_losses.py`, about half an hour on one core.
+Every run is kept in examples/brown/data/losses, so it goes on where it was stopped. A student has 0.24 million parameters
+and 400 steps of 8 rows of 128 tokens. Full distributions are kept as float16, for this comparison alone, and the stores
+are drawn from those. Learning rates are those best on some rows of val, one for labels alone and one for all that the
+teacher teaches.
 """
 
 from __future__ import annotations
