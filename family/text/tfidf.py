@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,11 @@ TAUGHT = ("labels", "teacher")
 
 
 def fit_tfidf(job: Job) -> dict[str, dict[str, Any]]:
-    """`{labels, teacher: {rows, strength, terms, size_kb, ms, val, test}}`; nothing where the data are no texts. Test is
-    read. Fitted once, outputs kept beside."""
+    """`{labels, teacher: {rows, strength, terms, size_kb, ms, val, test}}`; nothing where the data are no texts. Reads
+    test. Fitted once, outputs kept beside."""
     if not isinstance(job.task, TextTask):
         return {}
-    return {taught: dict(remember(*tfidf_place(job, taught), lambda t=taught: fit_one(job, t))) for taught in TAUGHT}
+    return {taught: dict(remember(*tfidf_place(job, taught), partial(fit_one, job, taught))) for taught in TAUGHT}
 
 
 def tfidf_place(job: Job, taught: str) -> tuple[Path, list[Any]]:
@@ -70,7 +71,7 @@ def fit_one(job: Job, taught: str) -> dict[str, Any]:
         tried[strength] = (task.score.fn(val, answer(counted["val"])), answer, weights)
     strength = max(tried, key=lambda one: better * tried[one][0])
     _, answer, weights = tried[strength]
-    scores = {}
+    scores: dict[str, Any] = {}
     for split, own in counted.items():
         outputs = answer(own).astype(np.float32)
         keep(tfidf_place(job, taught)[0].with_name(f"{taught}-{split}.npy"), outputs)
