@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark import Meter, host, host_fingerprint
-from export import describe, front_data, write_student
+from export import describe, front_data, write_student, write_text_student
 from family import spaces
 from family.checks import check_student
 from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
@@ -437,7 +437,8 @@ def write_student_folder(
     guarded = guarded_file(job, params, entry["precision"], training)
     path = guarded if told else guarded.with_name("model.onnx")
     task = job.task.seen_by(params)
-    golden = task.raw("val", np.arange(1 if task.ragged else min(4, task.rows("val"))))
+    rows = np.arange(1 if task.ragged else min(4, task.rows("val")))
+    golden = task.raw("val", rows)
     checks, beside = check_student(job, path, entry["precision"], golden)
     manifest = {
         "name": f"{job.spec.name}/{name}",
@@ -451,14 +452,12 @@ def write_student_folder(
         "checks": checks,
         **told,
     }
-    write_student(
-        job.folder / "students" / name,
-        describe(path, entry["precision"]),
-        manifest,
-        golden,
-        card(job, name, entry),
-        beside,
-    )
+    folder, artifact, words = job.folder / "students" / name, describe(path, entry["precision"]), card(job, name, entry)
+    if isinstance(task, TextTask):
+        texts = task.sentences("val", rows)
+        write_text_student(folder, artifact, manifest, texts, task.tokenizer.data, words, beside)
+    else:
+        write_student(folder, artifact, manifest, golden, words, beside)
     return checks
 
 
