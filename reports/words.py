@@ -131,6 +131,7 @@ def say_budget(run: Run, name: str) -> str:
     if budget["status"] == "missed":
         return _say_miss(run, budget)
     parts = [_say_found(run, name, budget), _say_teacher(run, name, budget), say_control(run, budget)]
+    parts += ["TF-IDF wins here"] if (budget.get("tfidf") or {}).get("wins") else []
     return "; ".join(p for p in parts if p) + "."
 
 
