@@ -29,7 +29,9 @@ from family.entry_points import QUANTITIES, GeneratingMeter, entry_feeds, entry_
 from family.job import Job, cost_limits
 from family.measurers import key_of, meet
 from family.run_folder import content_id, remember, write_beside, write_json
+from family.tasks.text_task import TextTask
 from family.text.decoder import DecoderStudent, as_blocks
+from family.text.reading_meter import ReadingMeter, put_tokenizer
 from family.types import Task
 from family.untold import value_of, why_untold
 
@@ -79,9 +81,9 @@ def feed_own(job: Job, task: Task, model: Path) -> None:
         prompt = job.spec.students.prompt_tokens or task.front.context // 2
         write_entries(model, entry_feeds(task, task.front, prompt))
     elif task is not job.task:
-        arrays = task.raw("val", middle_row(job.task))
-        for file in (model, model.with_name("body.onnx")):
-            put_feeds(file, arrays)
+        put_feeds(model, task.raw("val", middle_row(job.task)))
+    if isinstance(task, TextTask):
+        put_tokenizer(model, task.tokenizer)
 
 
 def measured_file(job: Job, path: Path) -> Path:
@@ -149,8 +151,18 @@ def open_benches(job: Job) -> Iterator[dict[str, Meter]]:
             ladder = remember_ladder(job, name, references, feeds) if needs_ladder(job.targets[name]) else None
             meter = open_meter(job.targets[name], references, feeds, ladder)
             stack.callback(meter.close)
-            benches[name] = GeneratingMeter(meter) if job.task.kind == "tokens" else meter
+            benches[name] = meter_of(job, name, meter)
         yield benches
+
+
+def meter_of(job: Job, target: str, meter: Meter) -> Meter:
+    """The meter that fits what students do: they answer, go on token by token, or read a text first."""
+    if job.task.kind == "tokens":
+        return GeneratingMeter(meter)
+    if isinstance(job.task, TextTask) and job.targets[target].transport == "local":
+        (text,) = job.task.sentences("val", middle_row(job.task))
+        return ReadingMeter(meter, job.targets[target], text)
+    return meter
 
 
 def remember_ladder(job: Job, name: str, references: Sequence[Path], feeds: Path | None) -> Any:
@@ -273,7 +285,7 @@ def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter |
     elif part == "first_token_ms":
         assert isinstance(bench, GeneratingMeter)
         figures = bench.first_token(path)
-    elif part == "latency_p95_ms" and isinstance(bench, Bench):
+    elif part == "latency_p95_ms" and isinstance(bench, Bench | ReadingMeter):
         figures = bench.direct(path, QUICK_SECONDS)
     else:
         assert bench is not None
