@@ -69,7 +69,8 @@ def write_environment(job: Job) -> None:
         "python": platform.python_version(),
         "device": job.device,
     }
-    environment["targets"] = {name: {"transport": t.transport, **t.options} for name, t in job.targets.items()}
+    targets = {name: target.portable for name, target in job.targets.items()}
+    environment["targets"] = {name: {"transport": t.transport, **t.options} for name, t in targets.items()}
     environment["measured_by"] = {name: facts_of(job, name) for name in job.measured_targets()}
     write_json(job.folder / "environment.json", environment)
 
