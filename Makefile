@@ -36,7 +36,7 @@ example-smollm: setup
 
 example-%: setup
 	$(BIN)/python examples/$*/prepare.py
-	$(BIN)/build-family --budgets examples/$*/budgets.yaml
+	for file in examples/$*/budgets*.yaml; do $(BIN)/build-family --budgets $$file || exit 1; done
 
 check: setup
 	$(BIN)/ruff format --check .
