@@ -256,7 +256,7 @@ def test_another_tokenizer_is_told(student, tokenizer, tmp_path, capsys):
     vocab = parts["model"]["vocab"]
     vocab["A"], vocab["B"] = vocab["B"], vocab["A"]
     changed = change(student[0], tmp_path, tokenizer=parts)
-    check_refused(changed, "the tokenizer gives other ids than golden.npz holds for golden text 1", capsys)
+    check_refused(changed, "the tokenizer gives other ids than are golden for text 1", capsys)
     for command in programs(changed):
         assert run(*command, code=1).startswith("golden check: FAILED")
     (changed / "tokenizer.json").write_bytes(tokenizer.data + b" ")
@@ -278,9 +278,9 @@ def test_what_is_no_tokenizer_and_texts_that_do_not_fit_are_told(student, tmp_pa
     assert "its tokenizer is no tokenizer.json" in verify(changed)[0]
     golden = json.loads((student[0] / "golden.json").read_text())
     for texts, said in (
-        (GOLDEN[:1], "golden.npz must hold a row of ids for each of the 1 texts"),
-        ([1, 2, 3, 4], "golden.json must hold the texts of its examples, as strings"),
-        (["A"] * 4, "the tokenizer gives other ids than golden.npz holds for golden text 1"),
+        (GOLDEN[:1], "do not fit together: ValueError there must be a row of ids for each of 1 texts"),
+        ([1, 2, 3, 4], "do not fit together: TypeError texts must be a list of strings"),
+        (["A"] * 4, "the tokenizer gives other ids than are golden for text 1"),
     ):
         shutil.rmtree(changed)
         changed = change(student[0], tmp_path, golden=golden | {"texts": texts})
