@@ -17,6 +17,7 @@ from family import spaces
 from family.candidates import measure_untrained, over_limits
 from family.host_lock import measure_alone
 from family.job import Job, cost_limits, limits_of
+from family.measurers import key_of
 from family.progress import Stage
 from family.race import MOST, Race, Runner, next_to_train
 from family.run_folder import recall, remember
@@ -255,7 +256,7 @@ def measuring_inputs(job: Job, params: Mapping[str, Any], recipe: Training, targ
     host."""
     hashes = {p: a["sha256"] for p, a in export_trained(job, params, recipe).items()}
     path = trained_folder(job, params, recipe) / "measurements" / f"{target}.json"
-    return path, [hashes, str(job.targets[target]), job.host]
+    return path, [hashes, *key_of(job, target)]
 
 
 def settle(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import Target, host_fingerprint, read_profile, resolve_target, unavailable
+from benchmark import PATHS, Target, host_fingerprint, read_profile, resolve_target, unavailable
 from family import spaces
 from family.errors import Mistake, Mistakes, mistake
 from family.losses import loss_of
@@ -279,13 +279,15 @@ def say_all(show: Show, notes: tuple[str, ...], warnings: tuple[str, ...]) -> No
 
 
 def open_target(spec: Spec, name: str) -> Target:
+    """With its paths, which are relative to the file's folder, as they are found from here."""
     options = spec.targets.get(name)
     given = options.model_dump(exclude_none=True) if options else {}
-    if "profile" not in given:
-        return resolve_target(name, given)
-    path = spec.folder / given["profile"]
-    target = resolve_target(name, given | {"profile": str(path)})
-    return replace(target, options={**target.options, "id": read_profile(path).id})  # another calibration is another
+    paths = {key: str(spec.folder / Path(given[key]).expanduser()) for key in given if key in PATHS}
+    target = resolve_target(name, given | paths)
+    if "profile" not in paths:
+        return target
+    calibration = read_profile(Path(paths["profile"])).id  # another calibration is another target
+    return replace(target, options={**target.options, "id": calibration})
 
 
 LIMITS = (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark import Meter, host, host_fingerprint
+from benchmark import host, host_fingerprint
 from export import describe, front_data
 from family import spaces
 from family.checks import check_student
@@ -22,8 +22,9 @@ from family.guard_told import card_guard, say_unguarded, ship_guard, tell_guard
 from family.guards import guarded_file, see_guard
 from family.job import Job, limits_of
 from family.kernels import kernels_of
+from family.measurers import facts_of
 from family.recipe import Recipe
-from family.run_folder import recall, remember, without_nan, write_beside, write_json, write_table
+from family.run_folder import without_nan, write_beside, write_json, write_table
 from family.search import Searched
 from family.shipping import golden_rows, ship
 from family.soft_targets import teacher_classes
@@ -69,18 +70,8 @@ def write_environment(job: Job) -> None:
         "device": job.device,
     }
     environment["targets"] = {name: {"transport": t.transport, **t.options} for name, t in job.targets.items()}
-    environment["measured_by"] = {name: recall(*host_place(job, name)) for name in job.measured_targets()}
+    environment["measured_by"] = {name: facts_of(job, name) for name in job.measured_targets()}
     write_json(job.folder / "environment.json", environment)
-
-
-def keep_hosts(job: Job, benches: Mapping[str, Meter]) -> None:
-    """What measures each target, asked once: figures carry its fingerprint alone."""
-    for name, bench in benches.items():
-        remember(*host_place(job, name), bench.facts)
-
-
-def host_place(job: Job, target: str) -> tuple[Path, list[Any]]:
-    return job.folder / "measuring" / f"host-{target}.json", [str(job.targets[target]), job.host]
 
 
 def write_family(

@@ -11,7 +11,17 @@ import psutil
 import pytest
 from test_benchmark_ssh import device, left_there, models, pytestmark, target_of  # noqa: F401  fixtures
 
-from benchmark import WorkerDied, direct, emulated, footprint, measure_memory, open_meter, resolve_target, unavailable
+from benchmark import (
+    WorkerDied,
+    direct,
+    emulated,
+    footprint,
+    measure_memory,
+    open_meter,
+    opened,
+    resolve_target,
+    unavailable,
+)
 from benchmark.c_runner import find_lacking
 from benchmark.device import FACTS, Reply, is_throttled, say_state
 from benchmark.targets import open_channel
@@ -212,6 +222,31 @@ def test_a_clock_that_falls_is_flagged():
     assert is_throttled(falling, facts(), facts())
     assert not is_throttled([*steady[:3], *falling[:2]], facts(), facts())
     assert not is_throttled(steady, facts(cap=None), facts(cap=None))
+
+
+class Throttled:
+    """A channel whose device's clock falls."""
+
+    def __init__(self, throttled):
+        self.throttled = throttled
+
+    def ask(self, do, model=None, **request):
+        return {"samples_ns": [[10**6] * 20] * 5, "throttled": self.throttled, "note": "50 to 90 °C"}
+
+    def host(self):
+        return {"fingerprint": "abc"}
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("throttled", [True, False])
+def test_a_figure_of_a_clock_that_fell_is_marked(models, monkeypatch, throttled):
+    monkeypatch.setattr(opened, "open_channel", lambda target, feeds: Throttled(throttled))
+    with open_meter(resolve_target("phone", {"transport": "adb"})) as meter:
+        _, latency, p95 = meter.quickly(models[64])
+    assert latency.noisy == p95.noisy == throttled
+    assert "50 to 90 °C" in latency.protocol
 
 
 def test_the_caps_of_all_processors_are_read(tmp_path):

@@ -37,8 +37,8 @@ TAUGHT = ("labels", "teacher")
 
 
 def fit_tfidf(job: Job) -> dict[str, dict[str, Any]]:
-    """`{labels, teacher: {rows, strength, terms, size_kb, ms, val, test}}`; nothing where the data are no texts. Test
-    is read. Fitted once, outputs kept beside."""
+    """`{labels, teacher: {rows, strength, terms, size_kb, ms, val, test}}`; nothing where the data are no texts. Reads
+    test. Fitted once, outputs kept beside."""
     if not isinstance(job.task, TextTask):
         return {}
     return {taught: dict(remember(*tfidf_place(job, taught), partial(fit_one, job, taught))) for taught in TAUGHT}

@@ -47,7 +47,7 @@ def main() -> None:
         took = time_tokens(list(runners.values()), blocks.front)
         kilobytes = [files[name].stat().st_size / 1000 for name in PRECISIONS]
     parameters = sum(one.numel() for one in module.parameters())
-    print(f"{SHAPE}, {parameters:,} parameters, last loss {loss:.2f}; {host()}")
+    print(f"{SHAPE}, {parameters:,} parameters, last loss {loss:.2f}; {host()['cpu']}")
     print(f"load {os.getloadavg()[0]:.1f}; one thread; {ids.size} held-out tokens of {sizes.sum()} bytes\n")
     print(
         "| precision | kB | of fp32 | ms a token | of fp32 | bits per byte | more than fp32 | likeliest tokens changed |"

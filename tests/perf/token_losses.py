@@ -1,9 +1,10 @@
-"""Losses over next tokens compared: bits per byte on test, three seeds each, at equal steps. The table of docs/language.md.
+"""Losses over next tokens compared in bits per byte on test, at equal steps: the table of docs/language.md.
 
-`python examples/brown/prepare.py` first, then `python -P tests/perf/token_losses.py`, about half an hour on one core. Every
-run is kept in examples/brown/data/losses, so that it goes on where it was stopped. Every student has 0.24 million
-parameters and 400 steps of 8 rows of 128 tokens; its full distributions are kept as float16, for this comparison alone.
-Learning rates are those best on some rows of val, one for labels alone and one for all that the teacher teaches.
+`python examples/brown/prepare.py` first, then `python -P tests/perf/token_losses.py`, about half an hour on one core.
+Every run is kept in examples/brown/data/losses, so it goes on where it was stopped. A student has 0.24 million parameters
+and 400 steps of 8 rows of 128 tokens. Full distributions are kept as float16, for this comparison alone, and the stores
+are drawn from those. Learning rates are those best on some rows of val, one for labels alone and one for all that the
+teacher teaches.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmark import host_fingerprint
 from family.run_folder import content_id, write_beside
@@ -37,7 +39,6 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "brown"
 FOLDER = EXAMPLE / "data" / "losses"
 PARAMS = {"width": 64, "depth": 2, "heads": 4, "feed": 3, "context": 128}
 STEPS, BATCH, SEEDS, RATES = 400, 8, (1000, 1001, 1002), (3e-3, 1e-2, 3e-2)
-VAL_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Full(LiveTargets):
 
 @cache
 def open_text() -> LmTask:
-    """Of train as many rows as the steps take, of val a few."""
+    """Of train as many rows as the steps take, of val and test some of every document."""
     tokenizer = (EXAMPLE / "data" / "tokenizer.json").read_bytes()
     options = DataOptions("data/brown.jsonl", EXAMPLE, task="lm", text=("text",), context=128, tokenizer=tokenizer)
     task = open_task(options, EXAMPLE / "data" / "cache")
@@ -90,7 +91,7 @@ def open_text() -> LmTask:
     return replace(task, splits={**task.splits, **fewer}, fingerprint=content_id(task.fingerprint, SIZES))
 
 
-SIZES: dict[Split, int] = {"train": STEPS * BATCH, "val": VAL_ROWS}
+SIZES: dict[Split, int] = {"train": STEPS * BATCH, "val": 200, "test": 1000}
 
 
 @cache
@@ -106,9 +107,23 @@ def open_targets(kind: str) -> Store:
     if kind == "none":
         return LiveTargets(CausalTeacher(lambda ids: ids, task.tokenizer, task.vocabulary, "none"), task)
     kept, draws = kind.split()
-    return open_token_store(open_teacher(), task, FOLDER / "stores", int(draws), kept=kept)
+    return open_token_store(replace(open_teacher(), ask=recall), task, FOLDER / "stores", int(draws), kept=kept)
 
 
+def recall(ids: Tensor) -> Tensor:
+    """What `keep_all` kept for rows of train."""
+    return torch.from_numpy(keep_all()[[list_rows()[row.tobytes()] for row in ids.numpy()]].astype(np.float32))
+
+
+@cache
+def list_rows() -> dict[bytes, int]:
+    """Which row of train has these ids."""
+    task = open_text()
+    ids = task.inputs("train", np.arange(task.rows("train")), 0)[0].numpy()
+    return {row.tobytes(): i for i, row in enumerate(ids)}
+
+
+@cache
 def keep_all() -> np.ndarray:
     task = open_text()
     path = FOLDER / f"full-{content_id(open_teacher().fingerprint, task.fingerprint)}.npy"
