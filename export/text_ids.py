@@ -29,8 +29,10 @@ def open_tokenizer(data: bytes) -> Any:
 
 
 def to_ids(tokenizer: Any, texts: Sequence[str], front: Mapping[str, Any]) -> np.ndarray:
-    """(texts, longest) int64: at most `length` ids each, padded with `pad`; `nothing` for a text without tokens."""
-    rows = [one.ids for one in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    """(texts, longest) int64: at most `length` ids of the first `characters` of each, padded with `pad`; `nothing` for
+    a text without tokens."""
+    read = [text[: front["characters"]] for text in texts]
+    rows = [one.ids for one in tokenizer.encode_batch(read, add_special_tokens=False)]
     rows = [row[: front["length"]] or [front["nothing"]] for row in rows]
     ids = np.full((len(rows), max(map(len, rows))), front["pad"], np.int64)
     for row, found in zip(ids, rows, strict=True):
