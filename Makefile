@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 
-.PHONY: setup family family-mobile test test-slow check perf clean
+.PHONY: setup family family-mobile example-smollm test test-slow check perf clean
 
 setup: .venv/.ready
 
@@ -28,6 +28,11 @@ family-mobile: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,browser]'
 	$(BIN)/python -P -m benchmark.prepare emulated javascript
 	$(BIN)/build-family --budgets examples/digits-mobile/budgets.yaml
+
+# Token by token from SmolLM2-135M: what that would take, measured; training it takes two cores a day
+example-smollm: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[text]'
+	$(BIN)/python -P examples/smollm/measure.py
 
 example-%: setup
 	$(BIN)/python examples/$*/prepare.py

@@ -27,16 +27,17 @@ from export import StepFront, merge_front, quantise, to_onnx, write_decoder
 from family import spaces
 from family.entry_points import QUANTITIES, GeneratingMeter, entry_feeds, entry_of, put_feeds, write_entries
 from family.job import Job, cost_limits
+from family.measurers import key_of, meet
 from family.run_folder import content_id, remember, write_beside, write_json
 from family.tasks.text_task import TextTask
 from family.text.decoder import DecoderStudent, as_blocks
 from family.text.reading_meter import ReadingMeter, put_tokenizer
 from family.types import Task
+from family.untold import value_of, why_untold
 
 Params = Mapping[str, Any]
 CALIBRATION_ROWS = 256
 EXTRA = {"first_token_ms", "latency_p95_ms", "memory_mb"}  # measured only where a budget asks for them
-UNKNOWN = 1e9  # in any unit
 BYTES = "size_kb"  # the only part where no budget asks for more
 
 
@@ -146,6 +147,7 @@ def open_benches(job: Job) -> Iterator[dict[str, Meter]]:
     with contextlib.ExitStack() as stack:
         benches = {}
         for name in job.measured_targets():
+            meet(job, name)
             ladder = remember_ladder(job, name, references, feeds) if needs_ladder(job.targets[name]) else None
             meter = open_meter(job.targets[name], references, feeds, ladder)
             stack.callback(meter.close)
@@ -168,7 +170,7 @@ def remember_ladder(job: Job, name: str, references: Sequence[Path], feeds: Path
         with Bench(job.targets[name], references, feeds) as bench:
             return bench.ladder()
 
-    inputs = [job.student_id, job.precisions, opset(job), str(job.targets[name]), job.host]
+    inputs = [job.student_id, job.precisions, opset(job), *key_of(job, name)]
     return remember(job.folder / "measuring" / f"ladder-{name}.json", inputs, measure)
 
 
@@ -271,7 +273,7 @@ def measure_part(job: Job, params: Params, target: str, part: str, bench: Meter 
 def measuring_place(job: Job, params: Params, target: str, part: str) -> tuple[Path, list[Any]]:
     """Where a part of an untrained candidate's measurements is kept, and what it depends on."""
     kept = candidate_folder(job, params) / "measurements" / f"{target}{part and '.' + part}.json"
-    return kept, [job.built_id, dict(params), job.precisions, opset(job), str(job.targets[target]), job.host]
+    return kept, [job.built_id, dict(params), job.precisions, opset(job), *key_of(job, target)]
 
 
 def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter | None) -> dict[str, Any]:
@@ -304,14 +306,6 @@ def violation(job: Job, costs: Mapping[str, Any]) -> float:
 def over_limits(figures: Mapping[str, Any], limits: Mapping[str, float]) -> float:
     """The greatest `measured / limit - 1`; ≤ 0 where all limits are kept, -1 where there are none."""
     return max((value_of(figures, quantity) / limit - 1 for quantity, limit in limits.items()), default=-1.0)
-
-
-def value_of(figures: Mapping[str, Any], quantity: str) -> float:
-    """What a profile cannot tell of a candidate keeps no limit."""
-    try:
-        return float(figures[quantity]["value"])
-    except KeyError:
-        return UNKNOWN
 
 
 def budgets_kept(job: Job, costs: Mapping[str, Any]) -> list[str]:
@@ -359,5 +353,24 @@ def drawn_without_limits(job: Job, number: int) -> bool:
 def told_cost(job: Job, costs: Mapping[str, Any], target: str) -> float:
     """The target's main cost at the cheapest precision that keeps some budget there; of all where none does."""
     cost = job.spec.main_cost(target)
+    return value_of(cheapest_file(job, costs, target), cost)
+
+
+def cheapest_file(job: Job, costs: Mapping[str, Any], target: str) -> Mapping[str, Any]:
+    """The figures of the precision that `told_cost` is of."""
+    cost = job.spec.main_cost(target)
     kept = [figures for limits, figures in limits_and_figures(job, costs, target) if over_limits(figures, limits) <= 0]
-    return min(value_of(figures, cost) for figures in kept or costs[target].values())
+    return min(kept or costs[target].values(), key=lambda figures: value_of(figures, cost))
+
+
+def say_cost(job: Job, costs: Mapping[str, Any], target: str) -> str:
+    """`told_cost` in words, or why it is untold."""
+    cost, figures = job.spec.main_cost(target), cheapest_file(job, costs, target)
+    why = why_untold(figures, [cost])
+    return f"{cost} {value_of(figures, cost):.3g} on {target}" if why is None else f"on {target} {why}"
+
+
+def why_unfit(job: Job, costs: Mapping[str, Any]) -> str | None:
+    """Where every file that a budget could take lacks a limited cost, why; None where some file's are all told."""
+    found = [why_untold(figures, limits) for limits, figures in limits_and_figures(job, costs) if limits]
+    return found[0] if found and None not in found else None

@@ -269,13 +269,13 @@ def verify_command(arguments: Sequence[str]) -> int:
     if not (folder / "manifest.json").is_file():
         say(f"{folder} holds no manifest.json, so it is no student.{list_students(folder)}")
         return 2
-    from export.verify import verify
+    from export.verify import list_untried, verify
 
     problems = verify(folder)
     for problem in problems:
         say(problem)
     if not problems:
-        print(f"{folder}: good")
+        print("; ".join([f"{folder}: good", *list_untried(folder)]))
     return 2 if problems else 0
 
 
@@ -323,8 +323,8 @@ def calibrate_command(arguments: Sequence[str]) -> int:
     except Mistakes as problem:
         return tell_mistakes(problem, options.budgets, as_json=False)
     print(
-        f"{options.out}: profile {made.id} of {len(made.errors)} files; {100 * made.error:.1f} % off on average "
-        f"where it had not seen them, 95 % within a factor of {made.reach:.2f}"
+        f"{options.out}: profile {made.id} of {made.students} students in {len(made.errors)} files; "
+        f"{100 * made.error:.1f} % off on average where it had not seen them, 95 % within a factor of {made.reach:.2f}"
     )
     return 0
 

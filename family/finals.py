@@ -14,9 +14,10 @@ import pandas as pd
 
 from benchmark import Bench, Meter, measurement_to_dict
 from family import spaces
-from family.candidates import measure_untrained, over_limits, value_of
+from family.candidates import measure_untrained, over_limits
 from family.host_lock import measure_alone
 from family.job import Job, cost_limits, limits_of
+from family.measurers import key_of
 from family.progress import Stage
 from family.race import MOST, Race, Runner, next_to_train
 from family.run_folder import recall, remember
@@ -24,6 +25,7 @@ from family.search import Searched
 from family.students import Unfaithful, export_trained, outputs_of, train_candidate, trained_folder
 from family.tune import goodness
 from family.types import Training
+from family.untold import is_told, told_alone, value_of
 from reports import Choice, choose, score_interval
 
 Trial = dict[str, Any]
@@ -192,7 +194,7 @@ def could_win(
         for identity, params in finished.items()
         for precision, val in shipped_scores(job, params, recipe).items()
         for name, costs in measure_untrained(job, params, benches)["costs"].items()
-        if (figures := costs[precision])
+        if (figures := told_alone(costs[precision]))
     }
     able = {
         identity for (identity, precision, name), file in files.items() if not is_outdone(identity, name, file, files)
@@ -254,7 +256,7 @@ def measuring_inputs(job: Job, params: Mapping[str, Any], recipe: Training, targ
     host."""
     hashes = {p: a["sha256"] for p, a in export_trained(job, params, recipe).items()}
     path = trained_folder(job, params, recipe) / "measurements" / f"{target}.json"
-    return path, [hashes, str(job.targets[target]), job.host]
+    return path, [hashes, *key_of(job, target)]
 
 
 def settle(
@@ -316,7 +318,8 @@ def flat_figures(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for quantity, figure in figures.items():
         flat[quantity] = figure["value"]
-        flat |= {f"{quantity}_{part}": figure[part] for part in ("low", "high", "provenance", "noisy")}
+        parts = ("low", "high", "provenance", "noisy") if is_told(figure) else ()
+        flat |= {f"{quantity}_{part}": figure[part] for part in parts}
     return flat
 
 

@@ -18,12 +18,14 @@ from export.guard import OUTPUT
 from family.guard_told import no_guard
 from family.host_lock import measure_alone
 from family.job import Job, cost_limits
+from family.measurers import key_of
 from family.probes import draw_probes
 from family.progress import Stage
 from family.run_folder import recall, remember, write_beside
 from family.soft_targets import teacher_classes
 from family.students import export_trained, outputs_of, raw_batches, trained_folder
 from family.types import Split, Training
+from family.untold import told_alone, why_untold
 from reports import Choice, Score, score_interval
 
 VERSION = 1  # of what is fitted, of its graph and of the probes
@@ -82,13 +84,19 @@ def decide(
             figures = measure_guarded(job, params, precision, training, budget.target, benches[budget.target])
     except (ValueError, WorkerDied) as problem:
         return {**made, "on": False, "why": f"{budget.target} gives no figures of it: {problem}".rstrip(".")}
+    why = " and ".join(list_broken(figures["with"], cost_limits(budget))) or None
+    return {**made, "on": why is None, "why": why, "costs": compare_costs(figures)}
+
+
+def list_broken(figures: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
+    """The limits that a file breaks; where it breaks none that is told, those that are not."""
+    told = told_alone(figures)
     broken = [
-        f"its {quantity} would be {figures['with'][quantity]['high']:.4g}, above {limit:g}"
-        for quantity, limit in cost_limits(budget).items()
-        if quantity in figures["with"] and not figures["with"][quantity]["high"] <= limit
+        f"its {quantity} would be {told[quantity]['high']:.4g}, above {limit:g}"
+        for quantity, limit in limits.items()
+        if quantity in told and not told[quantity]["high"] <= limit
     ]
-    why = " and ".join(broken) or None
-    return {**made, "on": not broken, "why": why, "costs": compare_costs(figures)}
+    return broken or [why for quantity in limits if (why := why_untold(figures, [quantity]))]
 
 
 def guarded_file(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> Path:
@@ -217,7 +225,7 @@ def measure_guarded(
     made = make_guard(job, params, precision, training)
     digest = export_trained(job, params, training)[precision]["sha256"]
     path = trained_folder(job, params, training) / "measurements" / f"{target}.guard-{precision}.json"
-    inputs = [digest, made["sha256"], str(job.targets[target]), job.host]
+    inputs = [digest, made["sha256"], *key_of(job, target)]
 
     def work() -> dict[str, Any]:
         job.watch(Stage(f"measuring coverage guards on {target}, nothing else running"))
@@ -229,14 +237,15 @@ def measure_guarded(
 
 
 def compare_costs(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """`{quantity: {without, with, low, high (of `with`), provenance, ratio, ratio_low, ratio_high}}`."""
-    found = {}
-    for quantity, own in figures["with"].items():
-        bare = figures["without"][quantity]
-        half = math.hypot(half_width(own), half_width(bare))
-        ratio = own["value"] / bare["value"] if bare["value"] > 0 else math.nan
+    """`{quantity: {without, with, low, high (of `with`), provenance, ratio, ratio_low, ratio_high}}` of what is told of
+    the file with the guard; NaN where that is not told of the other."""
+    found, plain = {}, told_alone(figures["without"])
+    for quantity, own in told_alone(figures["with"]).items():
+        bare = plain.get(quantity)
+        half = math.hypot(half_width(own), half_width(bare)) if bare else math.nan
+        ratio = own["value"] / bare["value"] if bare and bare["value"] > 0 else math.nan
         found[quantity] = {
-            "without": bare["value"],
+            "without": bare["value"] if bare else math.nan,
             "with": own["value"],
             "low": own["low"],
             "high": own["high"],

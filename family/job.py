@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import Target, host_fingerprint, read_profile, resolve_target, unavailable
+from benchmark import PATHS, Target, host_fingerprint, read_profile, resolve_target, unavailable
 from family import spaces
 from family.errors import Mistake, Mistakes, mistake
 from family.losses import loss_of
 from family.progress import Stage, Watch, watch_nothing
 from family.run_folder import content_id
 from family.soft_targets import open_store, score_outputs
-from family.spec import RangeSpec, Spec
+from family.spec import DistillSpec, RangeSpec, Spec
 from family.spec_checks import check_score_limit
 from family.tasks import DataOptions, open_task
-from family.tasks.asked_task import Asks, open_asked
+from family.tasks.asked_task import Asks, ask_all, ask_few, read_questions, rehearse
 from family.tasks.lm_task import LmTask
 from family.tasks.text_task import TextTask
 from family.teachers import TeacherOptions, check_teacher, open_teacher
@@ -30,7 +30,8 @@ from family.text.filters import FilterOptions
 from family.text.first_values import read_table
 from family.text.lm_teacher import LmTeacher
 from family.text.text_teacher import AnswersAlone, TextTeacher
-from family.text.token_targets import LiveTargets, open_token_store
+from family.text.token_targets import LiveTargets, check_kept, open_token_store
+from family.text.tokenizer import Tokenizer, read_tokenizer
 from family.text.vectors import learn_vectors
 from family.train import pick_device
 from family.types import Store, StudentSpace, Task, Teacher
@@ -93,15 +94,21 @@ class Job:
         return open_store(self.teacher, self.task, views, self.cache / "soft-targets")
 
     def _token_store(self, teacher: LmTeacher) -> Store:
-        """Draws from the teacher's distributions; for a loss that needs all of them, a teacher asked as it goes."""
+        """Draws from the teacher's distributions, kept; where all of each is needed, a teacher asked as it goes."""
         asked = self.spec.distill
-        if asked.loss != "auto" and "draws" not in loss_of(asked.loss, "tokens").needs:
+        if why := why_live(asked):
+            self.show(f"note: {why}: the teacher is asked at every step, nothing is kept of what it says")
             return LiveTargets(teacher.model, self.task)
-        stage = lambda said: self.watch(Stage(said))  # noqa: E731
-        place = self.cache / "soft-targets"
-        return open_token_store(
-            teacher.model, self.task, place, asked.draws, self.spec.seed, asked.soft_targets, progress=stage
-        )
+        place, ask = self.cache / "soft-targets", lambda said: self.watch(Stage(said))
+        return open_token_store(teacher.model, self.task, place, asked.draws, self.spec.seed, asked.soft_targets, ask)
+
+    @property
+    def taught_by(self) -> tuple[Any, ...]:
+        """Which soft targets students are trained on, where the teacher and the task do not say."""
+        if not isinstance(self.teacher, LmTeacher):
+            return ()
+        asked = self.spec.distill
+        return ("live",) if why_live(asked) else (asked.soft_targets, asked.draws)
 
     @cached_property
     def first_values(self) -> np.ndarray | None:
@@ -129,13 +136,24 @@ class Job:
         return score_outputs(self.teacher, self.task, split, self.cache / "soft-targets")
 
 
+def why_live(asked: DistillSpec) -> str | None:
+    """Why draws from a language model's distributions are not enough; None where they are."""
+    if asked.on_policy:
+        return f"distill.on_policy {asked.on_policy:g} has it score text that is yet to be written"
+    if asked.loss not in ("auto", "labels") and "draws" not in loss_of(asked.loss, "tokens").needs:
+        return f"distill.loss {asked.loss} needs all logits"
+    if asked.temperature not in ("auto", 1):
+        return f"distill.temperature {asked.temperature:g} needs all logits; tokens are drawn at 1"
+    return "distill.soft_targets live asks for all logits" if asked.soft_targets == "live" else None
+
+
 def open_job(
     spec: Spec, folder: Path, cache: Path, show: Show, watch: Watch = watch_nothing, may_train: bool = True
 ) -> Job:
     """Open data, teacher, space and targets; raises Mistakes with what does not fit, before any work. `may_train`:
     the built-in teacher, where no run has trained it yet."""
-    task, teacher = open_data(spec, cache, show, may_train)
-    space = spaces.open_space(spec.students.space, spec.students.dims, spec.folder, task)
+    task, teacher = open_data(spec, cache, show, watch, may_train)
+    space = open_students(spec, task)
     if loaded := spaces.find_loaded(space, task):
         show(f"note: {len(loaded)} pretrained weights of {space.name} are kept, in students and controls alike")
     if spec.distill.views > 1 and task.views == 1:
@@ -143,7 +161,6 @@ def open_job(
             f"note: {task.kind} rows here have one view each, since nothing augments them; "
             f"distill.views {spec.distill.views} asks for more"
         )
-    check_settings(spec, task, space)
     targets = {name: open_target(spec, name) for name in dict.fromkeys(b.target for b in spec.budgets.values())}
     skipped = {name: why for name, target in targets.items() if (why := unavailable(target))}
     for name, why in skipped.items():
@@ -151,18 +168,30 @@ def open_job(
     return Job(spec, folder, cache, task, teacher, space, targets, skipped, pick_device(spec.device), show, watch)
 
 
-def open_data(spec: Spec, cache: Path, show: Show, may_train: bool) -> tuple[Task, Teacher]:
-    """The task and its teacher; a language model comes first, since it brings the tokenizer."""
+def open_students(spec: Spec, task: Task) -> StudentSpace:
+    """The space, and all that only it and the data can tell. Raises Mistakes."""
+    space = spaces.open_space(spec.students.space, spec.students.dims, spec.folder, task)
+    check_settings(spec, task, space)
+    return space
+
+
+def open_data(spec: Spec, cache: Path, show: Show, watch: Watch, may_train: bool) -> tuple[Task, Teacher]:
+    """The task and its teacher; a language model comes first, since it brings the tokenizer, and one that returns only
+    text when nothing else can be wrong, since it costs."""
     options = data_options(spec)
     teachers = [replace(one, may_train=may_train) for one in teacher_options(spec)]
     if spec.task == "lm" and spec.teacher[0].asks is not None:
-        asked = open_asked(options, asks_of(spec), cache / "answers", cache / "data", show, watch_nothing)
+        questions = read_questions(options, asks_of(spec), cache / "data")
+        open_students(spec, rehearse(questions))
+        ask = ask_all if may_train else ask_few
+        asked = ask(questions, cache / "answers", show, watch)
         task: Task = asked.task
         say_all(show, task.notes, task.warnings)
         teacher: Teacher = TextTeacher(asked)
     elif spec.task == "lm":
         model = open_causal(spec)
-        task = open_task(replace(options, tokenizer=model.tokenizer.data), cache / "data")
+        own = open_own_tokenizer(spec) or model.tokenizer
+        task = open_task(replace(options, tokenizer=own.data), cache / "data")
         say_all(show, task.notes, task.warnings)
         assert isinstance(task, LmTask)
         teacher = LmTeacher(fit_teacher(model, task.tokenizer), task)
@@ -185,6 +214,12 @@ def open_causal(spec: Spec) -> CausalTeacher:
     return open_causal_teacher(spec.teacher[0].path, spec.folder, spec.teacher[0].tokenizer, pick_device(spec.device))
 
 
+def open_own_tokenizer(spec: Spec) -> Tokenizer | None:
+    """The students', where the file names one."""
+    named = spec.students.tokenizer
+    return read_tokenizer((spec.folder / named).resolve(), "students.tokenizer") if named else None
+
+
 def asks_of(spec: Spec) -> Asks:
     """What a teacher that returns only text is asked, and how."""
     (teacher,) = spec.teacher
@@ -192,9 +227,9 @@ def asks_of(spec: Spec) -> Asks:
     given = teacher.asks.model_dump()
     filters = {key: given.pop(key) for key in ("valid", "min_length", "max_length", "duplicates")}
     filters["function"] = given.pop("filter")
-    prompt = given.pop("prompt")
+    prompt, more = given.pop("prompt"), given.pop("prompts")
     endpoint = EndpointOptions(teacher.path, spec.folder, **given, seed=spec.seed, filters=FilterOptions(**filters))
-    return Asks(prompt, endpoint)
+    return Asks(prompt, more, endpoint)
 
 
 def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
@@ -209,6 +244,8 @@ def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
         wrong.append(Mistake("export.max_flips", f"counts changed classes; this data is for {task.kind}."))
     if spec.export.max_flips is not None and "fp32" not in (spec.export.precisions or space.precisions):
         wrong.append(Mistake("export.max_flips", "compares with fp32, which export.precisions leaves out."))
+    if isinstance(task, LmTask) and task.shared and not why_live(spec.distill):
+        check_kept(spec.distill.soft_targets, spec.distill.draws)
     for name, budget in spec.budgets.items():
         wrong += check_score_limit(f"budgets.{name}", budget.score, task.score.name)
         wrong += check_vocabulary(f"budgets.{name}.size_kb", budget.size_kb, space)
@@ -242,13 +279,15 @@ def say_all(show: Show, notes: tuple[str, ...], warnings: tuple[str, ...]) -> No
 
 
 def open_target(spec: Spec, name: str) -> Target:
+    """With its paths, which are relative to the file's folder, as they are found from here."""
     options = spec.targets.get(name)
     given = options.model_dump(exclude_none=True) if options else {}
-    if "profile" not in given:
-        return resolve_target(name, given)
-    path = spec.folder / given["profile"]
-    target = resolve_target(name, given | {"profile": str(path)})
-    return replace(target, options={**target.options, "id": read_profile(path).id})  # another calibration is another
+    paths = {key: str(spec.folder / Path(given[key]).expanduser()) for key in given if key in PATHS}
+    target = resolve_target(name, given | paths)
+    if "profile" not in paths:
+        return target
+    calibration = read_profile(Path(paths["profile"])).id  # another calibration is another target
+    return replace(target, options={**target.options, "id": calibration})
 
 
 LIMITS = (

@@ -192,7 +192,7 @@ def check_loss(name: str, kind: Kind, has: frozenset[str], temperature: float, g
             f"'{name}' needs {say(missing)} of every row; what is kept of this teacher "
             f"is {say(has)}. Allowed here: {', '.join(fit)}.",
         )
-    if "rest" in loss.needs and "all" not in has and temperature not in grid:
+    if {"rest", "draws"} & loss.needs and "all" not in has and temperature not in grid:
         temperatures = ", ".join(f"{t:g}" for t in grid)
         raise mistake("distill.temperature", f"must be one of {temperatures} with a sparse store. Got {temperature:g}.")
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark import Meter, host, host_fingerprint
-from export import describe, front_data, write_student
+from benchmark import host, host_fingerprint
+from export import describe, front_data
 from family import spaces
 from family.checks import check_student
 from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
@@ -22,13 +22,16 @@ from family.guard_told import card_guard, say_unguarded, ship_guard, tell_guard
 from family.guards import guarded_file, see_guard
 from family.job import Job, limits_of
 from family.kernels import kernels_of
+from family.measurers import facts_of
 from family.recipe import Recipe
-from family.run_folder import recall, remember, without_nan, write_beside, write_json, write_table
+from family.run_folder import without_nan, write_beside, write_json, write_table
 from family.search import Searched
+from family.shipping import golden_rows, ship
 from family.soft_targets import teacher_classes
 from family.spent import count_compute
 from family.students import outputs_of
 from family.tasks.text_task import TextTask
+from family.text.fidelity import tell_fidelity
 from family.text.tfidf import fit_tfidf, hold_against, tfidf_outputs
 from family.types import Split, Training
 from reports import Choice, Interval, difference, frontier, score_interval
@@ -51,7 +54,10 @@ Finalists = Mapping[str, Mapping[str, Any]]
 
 def write_search(job: Job, searched: Searched) -> None:
     """trials.parquet: everything that was asked, with what became of it."""
-    rows = [{**t, "params": json.dumps(t["params"])} for t in searched.trials]
+    rows = [
+        {**t, "params": json.dumps(t["params"]), "violation": None if t.get("untold") else t["violation"]}
+        for t in searched.trials
+    ]
     write_table(job.folder / "trials.parquet", pd.DataFrame(rows))
 
 
@@ -64,18 +70,8 @@ def write_environment(job: Job) -> None:
         "device": job.device,
     }
     environment["targets"] = {name: {"transport": t.transport, **t.options} for name, t in job.targets.items()}
-    environment["measured_by"] = {name: recall(*host_place(job, name)) for name in job.measured_targets()}
+    environment["measured_by"] = {name: facts_of(job, name) for name in job.measured_targets()}
     write_json(job.folder / "environment.json", environment)
-
-
-def keep_hosts(job: Job, benches: Mapping[str, Meter]) -> None:
-    """What measures each target, asked once: figures carry its fingerprint alone."""
-    for name, bench in benches.items():
-        remember(*host_place(job, name), bench.facts)
-
-
-def host_place(job: Job, target: str) -> tuple[Path, list[Any]]:
-    return job.folder / "measuring" / f"host-{target}.json", [str(job.targets[target]), job.host]
 
 
 def write_family(
@@ -348,6 +344,7 @@ def budget_entry(
         "costs": measured_limits(row, dict.fromkeys(cost_names(row))),
         "flips": flips(job, params, key[1], recipe),
         "kernels": kernels_of(job, params, key[1], recipe.student),
+        "fidelity": tell_fidelity(job, params, key[1], recipe.student, recipe.control),
     }
     if words:
         entry["tfidf"] = hold_against(job, outputs_of(job, params, recipe.student, key[1], "test"), words)
@@ -450,7 +447,7 @@ def write_student_folder(
     guarded = guarded_file(job, params, entry["precision"], training)
     path = guarded if told else guarded.with_name("model.onnx")
     task = job.task.seen_by(params)
-    golden = task.raw("val", np.arange(1 if task.ragged else min(4, task.rows("val"))))
+    golden = task.raw("val", golden_rows(task))
     checks, beside = check_student(job, path, entry["precision"], golden)
     manifest = {
         "name": f"{job.spec.name}/{name}",
@@ -464,14 +461,8 @@ def write_student_folder(
         "checks": checks,
         **told,
     }
-    write_student(
-        job.folder / "students" / name,
-        describe(path, entry["precision"]),
-        manifest,
-        golden,
-        card(job, name, entry, words),
-        beside,
-    )
+    artifact = describe(path, entry["precision"])
+    ship(task, job.folder / "students" / name, artifact, manifest, golden, card(job, name, entry, words), beside)
     return checks
 
 

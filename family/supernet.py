@@ -138,13 +138,13 @@ def shared_weights(job: Job, training: Training) -> Supernet:
 
 def alone(training: Training) -> Training:
     """The usual steps, for a student of any size, from start values of its own: as shared weights are trained."""
-    return replace(training.unscaled, steps=training.inherits or training.steps, inherits=0, patience=0)
+    return replace(training.unscaled, steps=training.inherits or training.steps, inherits=0, patience=0, on_policy=0.0)
 
 
 def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supernet:
     """Train the shared weights by `training` on students drawn from `pool` (evenly in log cost); kept, and resumed
     where it stopped. Raises CannotRank."""
-    folder = job.folder / "supernet" / content_id(job.student_id, training.__dict__, list(map(dict, pool)))
+    folder = job.folder / "supernet" / content_id(job.student_id, training.identity, list(map(dict, pool)))
     largest = build(job, spaces.largest(job.space))
     begin_from_teacher(job, largest, training)
 
@@ -155,7 +155,7 @@ def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supe
         (folder / "checkpoint").unlink(missing_ok=True)
         return {"macs": macs, "seed": training.seed}
 
-    done = remember(folder / "done.json", [training.__dict__, job.task.fingerprint, job.teacher.fingerprint], work)
+    done = remember(folder / "done.json", [training.identity, job.task.fingerprint, job.teacher.fingerprint], work)
     load_student(largest, folder / "largest.safetensors")
     return Supernet(largest.eval(), done["macs"])
 

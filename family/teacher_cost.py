@@ -12,6 +12,7 @@ import numpy as np
 from benchmark import Bench, Meter, measurement_to_dict, needs_ladder
 from family.candidates import middle_row, remember_ladder, write_feeds, write_references
 from family.job import Job, teacher_options
+from family.measurers import key_of
 from family.progress import Stage
 from family.run_folder import remember, write_beside
 from family.tasks.text_task import TextTask
@@ -29,7 +30,7 @@ def measure_teacher(job: Job, benches: Mapping[str, Meter]) -> dict[str, dict[st
     for name in benches:
         if not needs_ladder(job.targets[name]):
             continue
-        inputs = [job.teacher.fingerprint, job.student_id, str(job.targets[name]), job.host]
+        inputs = [job.teacher.fingerprint, job.student_id, *key_of(job, name)]
         kept = remember(
             job.folder / "measuring" / f"teacher-{name}.json", inputs, partial(time_teacher, job, name, path)
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from reports.blocks import Section
 from reports.changes import show_changes, show_control
 from reports.checks import show_checks
+from reports.fidelity import show_fidelity
 from reports.guard import show_guard
 from reports.kernels import show_kernels
 from reports.method import show_method, show_warnings
@@ -20,6 +21,7 @@ SECTIONS: dict[str, Callable[[Run], Section | None]] = {
     "targets": show_targets,
     "changes": show_changes,
     "control": show_control,
+    "fidelity": show_fidelity,
     "plain": show_plain,
     "tried": show_tried,
     "int8": show_int8,

@@ -112,6 +112,17 @@ def test_an_unknown_host_key_is_refused_with_the_line_that_adds_it(device, tmp_p
     assert (tmp_path / "known").read_text() == ""
 
 
+def test_another_host_key_than_the_known_one_is_refused_and_not_added(device, tmp_path):
+    stranger = (device[0] / "stranger.pub").read_text().split()
+    before = f"[127.0.0.1]:{device[1]} {stranger[0]} {stranger[1]}\n"
+    (tmp_path / "known").write_text(before)
+    said = unavailable(target_of(device, known_hosts=str(tmp_path / "known")))
+    assert f"is not the one in {tmp_path / 'known'}: it may be another machine" in said
+    assert f"ssh-keygen -f {tmp_path / 'known'} -R '[127.0.0.1]:{device[1]}'" in said
+    assert "keyscan" not in said
+    assert (tmp_path / "known").read_text() == before
+
+
 def test_a_wrong_key_is_told(device):
     said = unavailable(target_of(device, identity=str(device[0] / "stranger")))
     assert "cannot be reached" in said
@@ -153,6 +164,37 @@ def test_a_worker_killed_there_is_told(device, models):
 
 def is_worker(words):
     return bool(words) and words[1:3] == ["-m", "benchmark.worker"] and "feeds" in words[-1]
+
+
+def test_a_connection_lost_while_the_runner_is_copied_keeps_nothing(device, models):
+    """The folder was there, and what it is filled by never said so."""
+    with contextlib.closing(open_channel(target_of(device))) as channel:
+        real, made = channel._shell.run, []
+
+        def lose(command, *given, **named):
+            made.extend(p.name for p in (device[0] / "tmp").iterdir())
+            server = psutil.Process(int((device[0] / "pid").read_text()))
+            for one in server.children(recursive=False):
+                one.kill()
+            return real(command.replace("tar ", "sleep 0.2; tar "), *given, **named)
+
+        channel._shell.run = lose
+        with pytest.raises(WorkerDied, match="pi"):
+            channel.ask("probe", models[64])
+        channel._shell.run = real
+        assert len(made) == 1
+        assert left_there(device) == []
+        assert channel.ask("probe", models[64])["ns"] > 0
+    assert left_there(device) == []
+
+
+def test_this_process_gone_keeps_nothing_there(device, models):
+    """As if it were killed: its ends of the pipes close, and nobody says goodbye."""
+    channel = open_channel(target_of(device))
+    channel.ask("probe", models[64])
+    channel._held._process.stdin.close()
+    assert left_there(device) == []
+    channel.close()
 
 
 def test_a_full_disk_there_is_told(device, models, tmp_path):

@@ -139,7 +139,7 @@ MISTAKES = {
     ),
     "key of the students": (
         swap("{space: conv}", "{space: conv, inputs: 8}"),
-        "students.inputs is no key here. Allowed: space, input, prompt_tokens, dims. Did you mean 'input'?",
+        "students.inputs is no key here. Allowed: space, input, prompt_tokens, tokenizer, dims. Did you mean 'input'?",
         3,
     ),
     "key of a range": (
@@ -280,9 +280,9 @@ MISTAKES = {
         2,
     ),
     "an endpoint": (
-        swap("teacher: digits", "teacher: https://example.com/v1"),
-        "teacher must be a file or folder on this machine. Got 'https://example.com/v1'",
-        2,
+        swap("teacher: digits", "task: lm\nteacher: https://example.com/v1"),
+        "teacher returns only text: say in `asks` what it is asked, at least prompt and model",
+        3,
     ),
     "data of the wrong type": (
         swap("data: digits", "data: [a]"),
@@ -369,7 +369,7 @@ MISTAKES = {
     ),
     "score": (
         GOOD + "score: acuracy\n",
-        "score must be accuracy, exact_match, macro_f1, auroc, rmse, mae, r2 or path/file.py:function. "
+        "score must be accuracy, exact_match, macro_f1, auroc, rmse, mae, r2, cosine, bits_per_byte or path/file.py:function. "
         "Got 'acuracy'. Did you mean 'accuracy'?",
         6,
     ),
@@ -382,13 +382,13 @@ MISTAKES = {
     "workers": (GOOD + "search: {workers: 0}\n", "search.workers must be above 0 or auto. Got 0", 6),
     "empty part": (GOOD + "search:\n", "search must be a mapping. Got nothing", 6),
     "precision": (
-        GOOD + "export:\n  precisions:\n  - fp32\n  - int4\n",
-        "export.precisions[1] must be fp32, int8, int8-dynamic, int8-weights or fp16-weights. Got 'int4'. Did you mean 'int8'?",
+        GOOD + "export:\n  precisions:\n  - fp32\n  - int3\n",
+        "export.precisions[1] must be fp32, int8, int8-dynamic, int4, int8-weights or fp16-weights. Got 'int3'. Did you mean 'int8'?",
         9,
     ),
     "no precision": (
         GOOD + "export: {precisions: []}\n",
-        "export.precisions must name at least one of fp32, int8, int8-dynamic, int8-weights and fp16-weights",
+        "export.precisions must name at least one of fp32, int8, int8-dynamic, int4, int8-weights and fp16-weights",
         6,
     ),
     "a target without transport": (

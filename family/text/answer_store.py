@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from family.errors import RunFailed, RunInUse
+from family.errors import RunFailed
 from family.text.spending import Spent
 
 FORMAT = 1
@@ -116,10 +116,10 @@ class AnswerStore:
 
 
 @contextmanager
-def open_store(folder: Path) -> Iterator[AnswerStore]:
-    """The store in `folder`, made where there is none, held by this process alone.
+def open_store(folder: Path, show: Callable[[str], None]) -> Iterator[AnswerStore]:
+    """The store in `folder`, made where there is none, held by this process alone: another one is waited for.
 
-    Raises RunInUse where another process works with it; RunFailed where it was written in another format.
+    Raises RunFailed where it was written in another format.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
@@ -127,8 +127,9 @@ def open_store(folder: Path) -> Iterator[AnswerStore]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as problem:
-            raise RunInUse(f"Another process asks the teacher for {path}. Wait for it, or stop it.") from problem
+        except BlockingIOError:
+            show(f"waiting for another process, which asks the same teacher ({path})")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         with path.open("rb") as data:
             store = AnswerStore(handle, data)
         if store.format is not None and store.format != FORMAT:

@@ -79,21 +79,22 @@ def collect_answers(
     folder: Path,
     show: Callable[[str], None] = print,
     watch: Watch = watch_nothing,
+    most: int | None = None,
 ) -> Answers:
     """Ask for `options.answers` answers to each of the `prompts`, but for those that the store in `folder` holds.
 
-    Every prompt gets its first answer before any gets a second. At a cap it stops, and gives what is there. Raises
-    Mistakes (options, key, prompts, a user's function); RunInUse; RunFailed where the endpoint gives no answer any
-    more, or the disk is full: the same call then goes on.
+    Every prompt gets its first answer before any gets a second. At a cap it stops, and gives what is there; so it does
+    after the first `most` that are not there, where that is given. Raises Mistakes (options, key, prompts, a user's
+    function); RunFailed where the endpoint gives no answer any more, or the disk is full: the same call then goes on.
     """
     check_endpoint(options)
     wanted = make_requests(options, check_prompts(prompts, "are"))
     judge, filters = open_filters(options.filters, options.folder)
     client = open_client(options)
-    with explain_disk_trouble(folder), open_store(folder) as store:
+    with explain_disk_trouble(folder), open_store(folder, show) as store:
         left = list_left(wanted, store)
         say_before(store, left, wanted, options, show)
-        asking = Asking(options, client, store, left, watch)
+        asking = Asking(options, client, store, left[:most], watch)
         asking.run()
         given = judge_all(wanted, store, judge, filters)
         found = sum_up(given, wanted, store, asking)

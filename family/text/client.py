@@ -22,7 +22,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from family.doors import describe_failure, file_of, is_reference, load_taking
-from family.text.endpoint import FORMS, WHERE, EndpointOptions, Request, guess_tokens, read_key
+from family.text.endpoint import FORMS, SOURCE, EndpointOptions, Request, guess_tokens, read_key
 
 MOST_BYTES = 1_000_000  # of one response: what is longer is cut off while it is read
 AGAIN = (408, 409, 425, 429)  # statuses that may pass, beside 500 and above
@@ -66,7 +66,7 @@ def open_client(options: EndpointOptions) -> Client:
 
 
 def function_client(options: EndpointOptions) -> Client:
-    fn = load_taking(options.url, options.folder, f"{WHERE}.url", ("prompt", "settings"))
+    fn = load_taking(options.url, options.folder, SOURCE, ("prompt", "settings"))
 
     def ask(request: Request) -> Reply:
         given = {**request.settings, "request_id": request.id, "timeout_s": options.timeout_s}
@@ -105,7 +105,7 @@ def http_client(options: EndpointOptions, key: str | None) -> Client:
         body = json.dumps({**ask_for(request.prompt, options), **request.settings}).encode()
         named = {**headers, "Idempotency-Key": request.id}
         sent = urllib.request.Request(url, body, named, method="POST")
-        return read_reply(*fetch(opener, sent, options.timeout_s, key), request, options.form)
+        return read_reply(*fetch(opener, sent, options, key), request, options.form)
 
     return ask
 
@@ -126,9 +126,10 @@ def ask_for(prompt: str, options: EndpointOptions) -> dict[str, Any]:
 
 
 def fetch(
-    opener: urllib.request.OpenerDirector, sent: urllib.request.Request, timeout_s: float, key: str | None
+    opener: urllib.request.OpenerDirector, sent: urllib.request.Request, options: EndpointOptions, key: str | None
 ) -> tuple[bytes, str]:
     """The body of a whole response of status 200, and its type. Raises Refused."""
+    timeout_s = options.timeout_s
     slow = Refused(f"no answer within {timeout_s:g} s", again=True, billed=True)
     broken = Refused("the connection broke off", again=True, billed=True)
     deadline = time.monotonic() + timeout_s
@@ -137,7 +138,7 @@ def fetch(
             return read_body(response, deadline, slow), response.headers.get_content_type()
     except HTTPError as answer:
         with answer:
-            raise explain_status(answer, key) from None
+            raise explain_status(answer, options, key) from None
     except TimeoutError:
         raise slow from None
     except URLError as problem:
@@ -163,15 +164,17 @@ def read_body(response: http.client.HTTPResponse, deadline: float, slow: Refused
     return bytes(found)
 
 
-def explain_status(answer: HTTPError, key: str | None) -> Refused:
+def explain_status(answer: HTTPError, options: EndpointOptions, key: str | None) -> Refused:
     status = answer.code
     if 300 <= status < 400:
         return Refused(f"HTTP {status}, a redirect, which is not followed: key and prompt would go elsewhere")
     code = read_code(answer, key)
     again = (status in AGAIN or status >= 500) and code != "insufficient_quota"
-    return Refused(
-        f"HTTP {status}" + (f" ({code})" if code else ""), again, read_wait(answer.headers.get("Retry-After"))
-    )
+    why = f"HTTP {status}" + (f" ({code})" if code else "")
+    if status in (401, 403):
+        named = options.api_key_env
+        why += f": is the key in {named} right?" if named else ": name the variable that holds a key in api_key_env"
+    return Refused(why, again, read_wait(answer.headers.get("Retry-After")))
 
 
 def read_code(answer: IO[bytes], key: str | None) -> str:

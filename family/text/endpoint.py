@@ -17,7 +17,7 @@ from family.errors import Mistake, Mistakes, mistake
 from family.suggest import did_you_mean, list_names
 from family.text.filters import FilterOptions
 
-WHERE = "teacher"
+SOURCE, WHERE = "teacher.path", "teacher.asks"
 FORMS = {"chat": "/chat/completions", "completions": "/completions"}
 BYTES_A_TOKEN = 4  # where usage is not told: about right for English
 UNSAID_TOKENS = 1000  # an answer's, reserved where max_tokens is not given
@@ -102,7 +102,7 @@ def check_source(options: EndpointOptions) -> list[Mistake]:
 
 def check_url(url: str) -> list[Mistake]:
     """A URL is not quoted where it may hold a password."""
-    where = f"{WHERE}.url"
+    where = SOURCE
     try:
         parts = urlsplit(url)
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

@@ -15,7 +15,7 @@ from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id
 from family.suggest import did_you_mean, list_names
 
-WHERE = "teacher.filters"
+WHERE = "teacher.asks"
 KEPT = "kept"
 DUPLICATES = {"keep": "all stay", "prompt": "one of the same to a prompt stays", "all": "one of the same stays"}
 AROUND = " \t\r\n.,;:!\"'`*"  # what may stand around an allowed answer
@@ -66,7 +66,7 @@ def open_filters(options: FilterOptions, folder: Path) -> tuple[Judge, str]:
         raise Mistakes(wrong)
     take, user, code = open_validity(options.valid), None, ""
     if options.function is not None:
-        where = f"{WHERE}.function"
+        where = f"{WHERE}.filter"
         user = load_taking(options.function, folder, where, ("prompt", "answer"))
         code = hash_code(options.function, folder)
 
@@ -151,7 +151,7 @@ def judge_one(
 
 
 def ask_user(reference: str, user: Callable[..., Any], one: Given) -> bool:
-    where = f"{WHERE}.function"
+    where = f"{WHERE}.filter"
     try:
         said = user(one.prompt, one.text)
     except (Exception, SystemExit) as problem:  # noqa: BLE001  (it may quote the prompt)

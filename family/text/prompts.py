@@ -15,13 +15,13 @@ from typing import Any
 from family.errors import mistake
 from family.suggest import did_you_mean, list_names
 
-WHERE = "teacher.prompts"
+FILE, WHERE = "teacher.asks.prompts", "teacher.asks.prompt"
 COLUMN = "prompt"
 MOST = 1_000_000  # characters of one prompt: no model reads more
 SHOWN = 5
 
 
-def read_prompts(file: str, folder: Path, where: str = WHERE) -> tuple[str, ...]:
+def read_prompts(file: str, folder: Path, where: str = FILE) -> tuple[str, ...]:
     """Prompts of a .txt (one a line, empty lines left out), or of the column `prompt` of a .jsonl, .csv or .parquet.
 
     A relative file starts at `folder`. Raises Mistakes: no such file, no such column, not UTF-8, nothing in it, a

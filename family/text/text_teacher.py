@@ -38,10 +38,9 @@ class TextTeacher:
 
     def gold(self, split: Split) -> tuple[int, int]:
         """Rows of the split with a label and an answer, and of how many both say the same."""
-        task = self.asked.task
-        rows = [int(i) for i in np.unique(task.documents[task.splits[split]])]
-        known = [i for i in rows if self.asked.labels[i] is not None and i in self.asked.said]
-        return len(known), sum(self.asked.said[i] == self.asked.labels[i] for i in known)
+        questions, said = self.asked.questions, self.asked.said
+        known = [i for i in questions.splits[split].tolist() if questions.labels[i] is not None and i in said]
+        return len(known), sum(said[i] == questions.labels[i] for i in known)
 
 
 def say_text_teacher(teacher: Teacher) -> str:
