@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -56,6 +57,9 @@ def measure(model: Path, target: Target, feeds: Path | None, seconds: float) -> 
 def draw(model: Path, measurements: Sequence[Measurement]) -> str:
     rows = [f"{model}   {host()['cpu']}, onnxruntime {host()['onnxruntime']}"]
     for one in measurements:
+        if math.isnan(one.value):
+            rows.append(f"{one.quantity:18} untold: {one.protocol}")
+            continue
         noisy = "  noisy: the machine was not at rest" if one.noisy else ""
         rows.append(f"{one.quantity:18} {one.value:10.4g}  ({one.low:.4g} – {one.high:.4g})  {one.provenance}{noisy}")
     return "\n".join([*rows, measurements[0].protocol])

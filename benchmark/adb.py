@@ -1,7 +1,7 @@
 """An Android device reached by its own client, adb: the C runner is pushed there and times.
 
 Experimental: not yet seen on a phone, only the real client against a stand-in for the device. The device's shell may be
-plain: the exit code is printed, and read from what is printed. adb's server is the user's; none is started.
+plain: it is not asked for an exit code. adb's server is the user's; none is started.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ from benchmark.types import Target
 ROOM = "/data/local/tmp"
 COPY_S = 300
 CODE, ERRORS = "--exit-code", "--errors"
+# A plain shell's exit code does not come back, nor errors apart from output: both are printed after it.
+ORDER = (
+    """k=; trap '[ -z "$k" ] || rm -f "$k"' EXIT; trap 'exit 1' HUP INT TERM PIPE; """
+    f'k=$(mktemp {ROOM}/.student-family-XXXXXXXX 2> /dev/null); ( {{command}} ) 2> "${{{{k:-/dev/null}}}}"; '
+    f'code=$?; echo; echo {CODE} $code; echo {ERRORS}; [ -z "$k" ] || cat "$k"'
+)
 
 
 class AdbShell:
@@ -33,18 +39,15 @@ class AdbShell:
 
     def run(self, command: str, data: bytes = b"", limit_s: float = COPY_S) -> Reply:
         """Raises WorkerDied where the device is not reached, or gives no answer in time."""
-        kept = f"{ROOM}/.student-family-errors-$$"
-        order = f"( {command} ) 2> {kept}; echo; echo {CODE} $?; echo {ERRORS}; cat {kept}; rm -f {kept}"
-        done = self._call("exec-out", order, limit_s=limit_s)
-        out, mark, rest = done.stdout.rpartition(f"\n{CODE} ".encode())
-        if not mark:
+        done = self._call("exec-out", ORDER.format(command=command), limit_s=limit_s)
+        reply = read_reply(done.stdout)
+        if reply is None:
             raise WorkerDied(f"{self._name}: {self.where}: {last_of(done)}")
-        code, _, errors = rest.decode(errors="replace").partition(f"\n{ERRORS}\n")
-        return Reply(int(code), out, errors)
+        return reply
 
     def send(self, folder: str, files: Mapping[str, bytes]) -> Reply:
         """Under ROOM, every file executable."""
-        made = self.run(f"mkdir -p {folder}")
+        made = self.run(f"[ -d {folder} ] || mkdir {folder}")
         if made.code:
             return made
         with tempfile.TemporaryDirectory(prefix="adb-") as name:
@@ -54,9 +57,9 @@ class AdbShell:
             done = self._call("push", *(str(Path(name) / file) for file in files), folder, limit_s=COPY_S)
         return Reply(done.returncode, b"", last_of(done))
 
-    def hold(self, command: str) -> subprocess.Popen[bytes]:
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen([*self._words, "shell", command], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
+    def start(self, command: str) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*self._words, "shell", command], stdin=pipe, stdout=pipe, stderr=pipe)
 
     def close(self) -> None:
         """adb's own server is the user's."""
@@ -89,14 +92,24 @@ def find_missing(target: Target) -> str | None:
     port = find_port(target)
     if not is_listening(port):
         return f"adb's server does not run on port {port}: adb start-server"
-    words = ["adb", *say_options(target), "shell", "uname -m"]
+    words = ["adb", *say_options(target), "exec-out", ORDER.format(command="uname -m")]
     try:
         done = subprocess.run(words, capture_output=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
         return "adb did not answer within 60 s"
-    if done.returncode:
+    reply = read_reply(done.stdout)
+    if reply is None:
         return f"adb reaches no device ({last_of(done)}); `adb devices` must list it as `device`"
-    return find_lacking_for(target, done.stdout.decode(errors="replace").strip())
+    if reply.code:
+        return f"the device does not say what processor it has ({reply.last})"
+    return find_lacking_for(target, reply.out.decode(errors="replace").strip())
+
+
+def read_reply(said: bytes) -> Reply | None:
+    """What ORDER printed; None where it did not come to its end."""
+    out, mark, rest = said.rpartition(f"\n{CODE} ".encode())
+    code, _, errors = rest.decode(errors="replace").partition(f"\n{ERRORS}\n")
+    return Reply(int(code), out, errors) if mark and code.isdecimal() else None
 
 
 def find_port(target: Target) -> int:

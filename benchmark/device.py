@@ -1,13 +1,12 @@
 """A machine that is reached by a command at a time, and may have no Python: the C runner is sent there and times.
 
-What lies there is one folder, held by a command that ends with the connection and then removes it.
+What lies there is one folder (`benchmark.held`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +29,7 @@ from benchmark.c_runner import (
     tensor_files,
 )
 from benchmark.channel import WorkerDied
+from benchmark.held import Held
 from benchmark.inputs import load_feeds, make_inputs
 from benchmark.models import hash_model
 from benchmark.types import Target
@@ -46,7 +46,7 @@ FACTS = {
     "memory_kb": "grep MemTotal /proc/meminfo | tr -dc 0-9",
     "governor": "cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
     "temperature": "cat /sys/class/thermal/thermal_zone0/temp",
-    "cap_khz": "cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq",
+    "caps_khz": "cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_max_freq",
 }
 
 
@@ -75,11 +75,11 @@ class Shell(Protocol):
         ...
 
     def send(self, folder: str, files: Mapping[str, bytes]) -> Reply:
-        """Copy files into a folder there, executable."""
+        """Copy files into a folder there, executable; it is made where the one it lies in is there."""
         ...
 
-    def hold(self, command: str) -> subprocess.Popen[bytes]:
-        """Start a command that ends when its input does, as it does when the connection is lost."""
+    def start(self, command: str) -> subprocess.Popen[bytes]:
+        """A command that goes on until its input ends, as it does when the connection is lost; its pipes are ours."""
         ...
 
     def close(self) -> None: ...
@@ -93,8 +93,8 @@ class DeviceChannel:
         self._shell, self._target, self._room = shell, target, room
         self._feeds = load_feeds(feeds)
         self._launcher = str(target.options.get("launcher", ""))
-        self._folder, self._sent = "", set[str]()
-        self._holder: subprocess.Popen[bytes] | None = None
+        self._held: Held | None = None
+        self._sent = set[str]()
         self._facts: dict[str, Any] = {}
 
     def ask(self, do: str, model: Path | None = None, **request: Any) -> dict[str, Any]:
@@ -171,21 +171,20 @@ class DeviceChannel:
 
     def _prepare(self, model: Path, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Runner, model and inputs there."""
-        if not self._folder or (self._holder is not None and self._holder.poll() is not None):
+        if self._held is None or not self._held.alive:
             self._forget()
-            self._open_folder()
+            self._held = Held(self._shell.start, self._room, f"{self._target.name}: {self._shell.where}")
+            self._send(self._folder, bundle(self._machine()))
         digest = hash_model(model)
         if digest not in self._sent:
             files = tensor_files(inputs, plan_outputs(model, inputs)) | {"model.onnx": model.read_bytes()}
             self._send(self._place(model), files)
             self._sent.add(digest)
 
-    def _open_folder(self) -> None:
-        made = self._order(f"umask 077; mktemp -d {self._room}/student-family-XXXXXXXX").out.decode().split()
-        self._folder = folder = made[-1]
-        trap = f"trap {shlex.quote(f'rm -rf {folder}')} EXIT HUP TERM; cat > /dev/null"
-        self._holder = self._shell.hold(f"sh -c {shlex.quote(trap)}")
-        self._send(folder, bundle(self._machine()))
+    @property
+    def _folder(self) -> str:
+        assert self._held is not None
+        return self._held.folder
 
     def _send(self, folder: str, files: Mapping[str, bytes]) -> None:
         self._check(self._shell.send(folder, files))
@@ -213,26 +212,17 @@ class DeviceChannel:
         return {**facts, "temperature_c": int(heat) / 1000 if heat and heat.isdigit() else None}
 
     def _forget(self) -> None:
-        """Remove the folder there, where it is still to be reached; the holder does where it is not."""
-        folder, self._folder, self._sent = self._folder, "", set()
-        holder, self._holder = self._holder, None
-        if folder:
-            with suppress(WorkerDied):
-                self._shell.run(f"rm -rf {folder}", limit_s=30)
-        if holder is not None:
-            end(holder)
+        """Have the folder there removed."""
+        held, self._held, self._sent = self._held, None, set()
+        if held is not None:
+            release(held, self._shell)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Its input ends; after a moment, so does it."""
-    assert process.stdin is not None
-    with suppress(BrokenPipeError):
-        process.stdin.close()
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def release(held: Held, shell: Shell) -> None:
+    """The folder goes with its holder; where that was not seen, it is removed if the machine is still to be reached."""
+    if not held.end():
+        with suppress(WorkerDied):
+            shell.run(f"rm -rf {held.folder}", limit_s=30)
 
 
 def bundled_version() -> str:
@@ -256,12 +246,13 @@ def find_lacking_for(target: Target, said: str) -> str | None:
 
 
 def is_throttled(sessions: Sequence[Sequence[float]], before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether the clock fell: the kernel lowered its cap meanwhile, or most sessions ended slower than they began.
-    sessions: ms of every run."""
-    caps = [int(one["cap_khz"] or 0) for one in (before, after)]
+    """Whether the clock fell: the kernel lowered some processor's cap meanwhile or took one away, or most sessions
+    ended slower than they began. sessions: ms of every run."""
+    caps = [[int(cap) for cap in (one["caps_khz"] or "").split()] for one in (before, after)]
+    capped = len(caps[1]) < len(caps[0]) or any(now < was for was, now in zip(*caps, strict=False))
     thirds = [(times[: len(times) // 3], times[-(len(times) // 3) :]) for times in sessions if len(times) >= FEWEST]
     slowed = sum(float(np.median(last)) > SLOWED * float(np.median(first)) for first, last in thirds)
-    return caps[1] < caps[0] or slowed > len(sessions) / 2
+    return capped or slowed > len(sessions) / 2
 
 
 def say_state(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.footprint import measure_download, measure_size
+from benchmark.footprint import measure_download, measure_memory, measure_size
 from benchmark.intervals import interval_of_repeats
 from benchmark.models import check_model, say_options
 from benchmark.opened import Opened
-from benchmark.targets import provenance_of
+from benchmark.targets import can_answer, provenance_of
 from benchmark.types import Measurement
 
 SECONDS = 0.5  # of a candidate, in all
@@ -32,9 +32,13 @@ class DirectMeter(Opened):
         return [measure_size(model, self._target), *self.direct(model, SECONDS)]
 
     def settle(self, models: Sequence[Path]) -> list[list[Measurement]]:
-        """The same, longer, and download_kb, of each of `models`."""
+        """The same, longer, download_kb, and memory_mb where the target tells it, of each of `models`."""
         target, longer = self._target, SECONDS * LONGER
-        return [[measure_size(m, target), measure_download(m, target), *self.direct(m, longer)] for m in models]
+        settled = [[measure_size(m, target), measure_download(m, target), *self.direct(m, longer)] for m in models]
+        if "memory_mb" in can_answer(target):
+            for figures, memory in zip(settled, measure_memory(models, target, self._feeds), strict=True):
+                figures.append(memory)
+        return settled
 
     def direct(self, model: Path, seconds: float) -> list[Measurement]:
         """latency_ms: median over sessions of each session's median (mean where the answer says `means`)."""

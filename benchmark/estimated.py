@@ -1,9 +1,11 @@
-"""Milliseconds told by a device's profile: estimated, never measured, and left out where the profile cannot tell."""
+"""Milliseconds told by a device's profile: estimated, never measured, and untold where the profile does not reach."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmark.footprint import measure_size
 from benchmark.models import check_model
@@ -17,25 +19,26 @@ class EstimateMeter(Opened):
     """Estimates model files on the device that `target` names a profile of."""
 
     def quickly(self, model: Path) -> list[Measurement]:
-        """size_kb, and latency_ms where the profile reaches that far."""
+        """size_kb, and latency_ms: NaN where the profile does not reach that far, and why."""
         answer = self._channel.ask("estimate", check_model(Path(model)))
-        size = measure_size(model, self._target)
-        return [size] if "beyond" in answer else [size, self._say(answer)]
+        return [measure_size(model, self._target), self._say(answer)]
 
     def settle(self, models: Sequence[Path]) -> list[list[Measurement]]:
         return [self.quickly(model) for model in models]
 
-    def _say(self, answer: dict[str, float]) -> Measurement:
+    def _say(self, answer: dict[str, Any]) -> Measurement:
         assert isinstance(self._channel, ProfileChannel)
         profile = self._channel.profile
+        said = f"profile {profile.id} of {len(profile.errors)} models, ± {100 * profile.error:.1f} % out of sample"
+        told = answer if "beyond" not in answer else dict.fromkeys(("ms", "low", "high"), math.nan)
         return Measurement(
             "latency_ms",
-            answer["ms"],
-            answer["low"],
-            answer["high"],
-            (answer["ms"],),
+            told["ms"],
+            told["low"],
+            told["high"],
+            () if "beyond" in answer else (told["ms"],),
             self._target.name,
             provenance_of(self._target),
-            f"profile {profile.id} of {len(profile.errors)} models, ± {100 * profile.error:.1f} % out of sample",
+            str(answer.get("beyond", said)),
             self.host,
         )

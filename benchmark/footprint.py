@@ -10,6 +10,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from benchmark.channel import Channel
 from benchmark.host import host_fingerprint
 from benchmark.intervals import interval_of_repeats
 from benchmark.models import check_model, say_options
@@ -27,16 +28,27 @@ def measure_memory(models: Sequence[Path], target: Target, feeds: Path | None = 
     Raises ValueError where the target cannot be measured or a file cannot be run, WorkerDied.
     """
     paths = [check_model(Path(model)) for model in models]
-    with ThreadPoolExecutor(os.cpu_count()) as side_by_side:  # nothing is timed
-        grown = list(side_by_side.map(partial(_grow_once, target=target, feeds=feeds), paths * PROCESSES))
+    if not paths:
+        return []
+    if provenance_of(target) == "measured:device":  # one connection, one model in turn
+        with closing(open_channel(target, feeds)) as channel:
+            grown = [_grow(channel, model) for model in paths * PROCESSES]
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as side_by_side:  # nothing is timed
+            grown = list(side_by_side.map(partial(_grow_here, target=target, feeds=feeds), paths * PROCESSES))
     samples = [sorted(mb for mb, _ in grown[i :: len(paths)]) for i in range(len(paths))]
     return [_say_memory(own, target, grown[0][1]) for own in samples]
 
 
-def _grow_once(model: Path, target: Target, feeds: Path | None) -> tuple[float, str]:
-    """MB, and the fingerprint of the host."""
+def _grow_here(model: Path, target: Target, feeds: Path | None) -> tuple[float, str]:
     with closing(open_channel(target, feeds)) as channel:
-        return float(channel.ask("memory", model)["bytes"]) / 1e6, str(channel.host()["fingerprint"])
+        return _grow(channel, model)
+
+
+def _grow(channel: Channel, model: Path) -> tuple[float, str]:
+    """MB in a fresh process, and the fingerprint of the host."""
+    channel.restart()
+    return float(channel.ask("memory", model)["bytes"]) / 1e6, str(channel.host()["fingerprint"])
 
 
 def _say_memory(samples: Sequence[float], target: Target, host: str) -> Measurement:

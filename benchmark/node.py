@@ -1,6 +1,7 @@
 """onnxruntime-node and onnxruntime-web, as an app in JavaScript runs a student.
 
-`python -P -m benchmark.prepare javascript` installs both from the npm registry into the cache folder.
+`python -P -m benchmark.prepare javascript` installs both, and the tokenizers of students of texts, from the npm
+registry into the cache folder.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmark.host import host_fingerprint
 from benchmark.inputs import load_feeds, make_inputs
 from benchmark.types import Target
 
-PACKAGES = ("onnxruntime-node", "onnxruntime-web")
+PACKAGES = ("onnxruntime-node", "onnxruntime-web", "@huggingface/tokenizers")
 INSTALL = "python -P -m benchmark.prepare javascript"
 
 
@@ -105,7 +106,7 @@ def find_missing(target: Target) -> str | None:
 
 
 def prepare() -> list[str]:
-    """Install both packages; what they are then. Raises ValueError where npm cannot. Its scripts would fetch what the
+    """Install the packages; what they are then. Raises ValueError where npm cannot. Its scripts would fetch what the
     packages hold already."""
     if shutil.which("npm") is None:
         raise ValueError("it needs npm: sudo apt-get install npm")

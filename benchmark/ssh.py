@@ -15,14 +15,14 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from benchmark.channel import ProcessChannel, WorkerDied, check_feeds
-from benchmark.device import DeviceChannel, Reply, find_lacking_for
+from benchmark.device import DeviceChannel, Reply, find_lacking_for, release
+from benchmark.held import Held
 from benchmark.inputs import feeds_beside
 from benchmark.models import hash_model
 from benchmark.types import Target
@@ -32,11 +32,9 @@ CONNECT_S = 15
 COPY_S = 300
 LOST = 255  # what ssh itself ends with
 ORDERS = ("BatchMode=yes", "StrictHostKeyChecking=yes", f"ConnectTimeout={CONNECT_S}", "ServerAliveInterval=15")
-# Removes its folder when it ends, also by a hang-up; `exec` would leave nobody to do so.
-SERVE = (
-    'cd {folder} && trap "cd / && rm -rf {folder}" EXIT HUP TERM && '
-    "TMPDIR={folder} {python} -m benchmark.worker {settings}"  # onnxruntime leaves a file among temporary ones
-)
+ROOM = "${TMPDIR:-/tmp}"
+# onnxruntime leaves a file among temporary ones
+SERVE = "cd {folder} && TMPDIR={folder} exec {python} -m benchmark.worker {settings}"
 
 
 class SshShell:
@@ -60,11 +58,11 @@ class SshShell:
         return reply
 
     def send(self, folder: str, files: Mapping[str, bytes]) -> Reply:
-        return self.run(f"mkdir -p {folder} && tar -xf - -C {folder}", pack(files))
+        return self.run(f"sh -c '[ -d {folder} ] || mkdir {folder}' && tar -xf - -C {folder}", pack(files))
 
-    def hold(self, command: str) -> subprocess.Popen[bytes]:
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen([*self.words, command], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
+    def start(self, command: str) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*self.words, command], stdin=pipe, stdout=pipe, stderr=pipe)
 
     def close(self) -> None:
         subprocess.run([*self.words[:-1], "-O", "exit", self.where], capture_output=True, check=False)
@@ -80,13 +78,16 @@ class SshChannel(ProcessChannel):
         self._python = str(options.get("python", "python3"))
         self._shell = SshShell(target)
         self._settings = {"threads": options.get("threads", 1), "batch": options.get("batch", 1)}
-        self._folder, self._sent = "", dict[str, str]()
+        self._held: Held | None = None
+        self._sent = dict[str, str]()
         self._facts: dict[str, Any] = {}
         super().__init__([])
 
     def ask(self, do: str, model: Path | None = None, **request: Any) -> dict[str, Any]:
         """Raises ValueError for what cannot run there, WorkerDied where the connection or the worker is lost."""
-        if not self._folder:
+        if self._held is None or not self._held.alive:
+            self.restart()
+            self._forget()
             self._prepare()
         if "references" in request:
             request["references"] = [self._send(Path(path)) for path in request["references"]]
@@ -104,27 +105,26 @@ class SshChannel(ProcessChannel):
         self._facts = self._facts or self.ask("host")
         return self._facts
 
-    def restart(self) -> None:
-        self._stop()
-        self._forget()
-
     def close(self) -> None:
         self.restart()
+        self._forget()
         self._shell.close()
 
     def _prepare(self) -> None:
         """A folder there with the runner and the inputs."""
-        made = self._run("umask 077 && d=$(mktemp -d) && tar -xf - -C $d && echo $d", pack(worker_files(self._feeds)))
-        self._folder = made.decode().strip().splitlines()[-1]
-        settings = {**self._settings, "feeds": f"{self._folder}/feeds.npz" if self._feeds else None}
-        serve = SERVE.format(folder=self._folder, python=self._python, settings=shlex.quote(json.dumps(settings)))
+        self._held = Held(self._shell.start, ROOM, f"{self._name}: {self._shell.where}")
+        folder = self._held.folder
+        self._run(f"tar -xf - -C {folder}", pack(worker_files(self._feeds)))
+        settings = {**self._settings, "feeds": f"{folder}/feeds.npz" if self._feeds else None}
+        serve = SERVE.format(folder=folder, python=self._python, settings=shlex.quote(json.dumps(settings)))
         self._command = [*self._shell.words, f"sh -c {shlex.quote(serve)}"]
 
     def _send(self, model: Path) -> str:
         """Its path there, copied once in the life of the folder, with inputs of its own where it has some."""
         digest, feeds = hash_model(model), feeds_beside(model)
         if digest not in self._sent:
-            path = Path(f"{self._folder}/{digest[:16]}.onnx")
+            assert self._held is not None
+            path = Path(f"{self._held.folder}/{digest[:16]}.onnx")
             self._run(f"cat > {path}", model.read_bytes())
             if feeds.is_file():
                 self._run(f"cat > {feeds_beside(path)}", feeds.read_bytes())
@@ -143,11 +143,10 @@ class SshChannel(ProcessChannel):
         return reply.out
 
     def _forget(self) -> None:
-        """Remove the folder there, where it is still to be reached."""
-        folder, self._folder, self._sent = self._folder, "", {}
-        if folder:
-            with suppress(WorkerDied):
-                self._shell.run(f"rm -rf {folder}", limit_s=2 * CONNECT_S)
+        """Have the folder there removed."""
+        held, self._held, self._sent = self._held, None, {}
+        if held is not None:
+            release(held, self._shell)
 
 
 def open_ssh(target: Target, feeds: Path | None) -> SshChannel | DeviceChannel:
@@ -157,7 +156,7 @@ def open_ssh(target: Target, feeds: Path | None) -> SshChannel | DeviceChannel:
     if feeds is not None:
         check_feeds(feeds)
     if target.options.get("runner") == "c":
-        return DeviceChannel(SshShell(target), target, feeds, room="${TMPDIR:-/tmp}")
+        return DeviceChannel(SshShell(target), target, feeds, room=ROOM)
     return SshChannel(target, feeds)
 
 

@@ -20,7 +20,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One quantity of one model on one target. `low` and `high` bound a 95 % interval of `value`.
+    """One quantity of one model on one target. `low` and `high` bound a 95 % interval of `value`; all three are NaN
+    where the target cannot tell it, and `protocol` then says why.
 
     quantity: latency_ms (paired ratio × the reference's median at rest), latency_direct_ms (median as timed),
     latency_p95_ms, memory_mb, size_kb, download_kb. provenance: `measured:host`, `static`, …

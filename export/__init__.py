@@ -14,6 +14,7 @@ from export.types import Artifact, Parity, Signature, TensorSpec
 if TYPE_CHECKING:
     from export.checks import check_model, find_refusal, say_refusal, say_share
     from export.decoder import DecoderBlocks, write_decoder
+    from export.decoder_folder import write_decoder_student
     from export.exporter import to_onnx
     from export.folder import write_student
     from export.front_torch import apply_front
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from export.preprocess import front_graph, merge_front
     from export.session import Runner, check_parity, run
     from export.signatures import body_signature, front_data, past_names, raw_signature
+    from export.text_folder import write_text_student
 
 _HOMES = {
     "DecoderBlocks": "decoder",
@@ -53,8 +55,10 @@ _HOMES = {
     "say_share": "checks",
     "to_onnx": "exporter",
     "write_decoder": "decoder",
+    "write_decoder_student": "decoder_folder",
     "write_mobile": "mobile",
     "write_student": "folder",
+    "write_text_student": "text_folder",
 }
 
 __all__ = [
@@ -96,8 +100,10 @@ __all__ = [
     "say_share",
     "to_onnx",
     "write_decoder",
+    "write_decoder_student",
     "write_mobile",
     "write_student",
+    "write_text_student",
 ]
 
 

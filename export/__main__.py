@@ -39,11 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _verify(options: argparse.Namespace) -> list[str]:
-    from export.verify import verify
+    from export.verify import list_untried, verify
 
     problems = verify(options.folder)
     if not problems:
-        print(f"{options.folder} is good: hashes, manifest and golden pair hold")
+        print(
+            "; ".join(
+                [f"{options.folder} is good: hashes, manifest and golden pair hold", *list_untried(options.folder)]
+            )
+        )
     return problems
 
 

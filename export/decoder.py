@@ -1,7 +1,7 @@
 """A decoder as an ONNX graph, built node by node from plain data: quick enough for every candidate of a search.
 
-One graph takes in a prompt (a past of no positions) and goes on from it, token by token. The head has weights of its
-own, though torch ties them to the embedding: quantisers pass over a tied one in silence.
+One graph takes in a prompt (a past of no positions) and goes on from it, token by token. The head is the embedding's
+table, turned, which the file holds once.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.front import StepFront
-from export.graphs import FRONT_PREFIX, describe, tidy, value_info, write_model
+from export.graphs import describe, tidy, value_info, write_model
 from export.signatures import past_names, raw_signature
 from export.types import Artifact, TensorSpec
 
 MASKED = -1e9
-TABLES = f"{FRONT_PREFIX}turn/"  # stays in float32 at every precision
 
 
 @dataclass(frozen=True)
 class DecoderBlocks:
     """A decoder with RMSNorm, rotary positions (halves rotated) and a gated feed-forward, as plain data.
 
-    weights, float32: `embedding` (vocabulary, width), `cosine` and `sine` (context, head), `norm` (width,), and of
-    layer i `<i>.norm1`, `<i>.norm2` (width,), `<i>.qkv` (width, 3 × width: queries, keys, values, each head by head),
-    `<i>.out` (width, width), `<i>.gate`, `<i>.up` (width, feed), `<i>.down` (feed, width).
+    weights, float32: `embedding` (vocabulary, width), `speed` (head / 2,): radians that a position turns by, `norm`
+    (width,), and of layer i `<i>.norm1`, `<i>.norm2` (width,), `<i>.qkv` (width, 3 × width: queries, keys, values, each
+    head by head), `<i>.out` (width, width), `<i>.gate`, `<i>.up` (width, feed), `<i>.down` (feed, width).
     """
 
     front: StepFront
@@ -50,14 +49,13 @@ def decoder_graph(blocks: DecoderBlocks, opset: int = 18) -> onnx.ModelProto:
     the next step takes as its past."""
     front, build = blocks.front, _Build(blocks)
     build.node("Gather", ["embedding", "input_ids"], "x0")
-    for what in ("cosine", "sine"):
-        build.node("Gather", [f"{TABLES}{what} table", "position_ids"], f"{TABLES}{what}")
-        build.node("Unsqueeze", [f"{TABLES}{what}", build.ints(1)], what + "/heads")
+    _add_angles(build)
     _add_mask(build)
     x = "x0"
     for i in range(front.layers):
         x = _add_layer(build, i, x)
-    build.node("MatMul", [_add_norm(build, x, "norm"), build.weight("head", blocks.weights["embedding"].T)], "logits")
+    build.node("Transpose", ["embedding"], "head", perm=[1, 0])
+    build.node("MatMul", [_add_norm(build, x, "norm"), "head"], "logits")
     logits = TensorSpec("logits", "float32", ("batch", "length", blocks.vocabulary))
     kept = ("batch", front.heads, "total", front.head)
     presents = [TensorSpec(present_name(name), "float32", kept) for name in past_names(front.layers)]
@@ -83,8 +81,6 @@ class _Build:
         self.weights: list[TensorProto] = []
         self.named: set[str] = set()
         self.weight("embedding", blocks.weights["embedding"])
-        for what in ("cosine", "sine"):
-            self.weight(f"{TABLES}{what} table", blocks.weights[what])
 
     def node(self, kind: str, inputs: list[str], output: str | list[str], **attributes: Any) -> str:
         outputs = [output] if isinstance(output, str) else output
@@ -102,6 +98,16 @@ class _Build:
 
     def number(self, value: float) -> str:
         return self.weight(f"number {value!r}", np.array(value, np.float32))
+
+
+def _add_angles(build: _Build) -> None:
+    """`cosine` and `sine` (batch, 1, length, head) of every position's angles, which both halves share."""
+    build.node("Cast", ["position_ids"], "positions/float", to=TensorProto.FLOAT)
+    build.node("Unsqueeze", ["positions/float", build.ints(1, 3)], "positions/column")
+    build.node("Mul", ["positions/column", build.weight("speed", build.blocks.weights["speed"])], "angle")
+    build.node("Concat", ["angle", "angle"], "angles", axis=3)
+    build.node("Cos", ["angles"], "cosine")
+    build.node("Sin", ["angles"], "sine")
 
 
 def _add_mask(build: _Build) -> None:
@@ -172,6 +178,6 @@ def _add_turn(build: _Build, x: str) -> str:
     build.node("Split", [x, build.ints(half, half)], [f"{x}/a", f"{x}/b"], axis=3)
     build.node("Neg", [f"{x}/b"], f"{x}/-b")
     build.node("Concat", [f"{x}/-b", f"{x}/a"], f"{x}/swapped", axis=3)
-    build.node("Mul", [x, "cosine/heads"], f"{x}/cosine")
-    build.node("Mul", [f"{x}/swapped", "sine/heads"], f"{x}/sine")
+    build.node("Mul", [x, "cosine"], f"{x}/cosine")
+    build.node("Mul", [f"{x}/swapped", "sine"], f"{x}/sine")
     return build.node("Add", [f"{x}/cosine", f"{x}/sine"], f"{x}/turned")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -28,6 +28,7 @@ COMPUTED = (
     "inputs",
     "outputs",
     "picture",
+    "with_tokenizer",
     "opset",
     "operators",
     "precision",
@@ -59,26 +60,42 @@ def write_student(
     files, which ship under their own names. Raises ValueError where `manifest` names a computed key, lacks one of the
     first three, or names a guard that the file has not.
     """
-    _check_given(manifest)
+    check_given(manifest)
     given = dict(manifest)
     if isinstance(given["preprocessing"], get_args(Front)):
         given["preprocessing"] = front_data(given["preprocessing"])
     given["picture"] = read_picture(given["preprocessing"], golden)
+
+    def fill(draft: Path) -> None:
+        write_golden(draft, artifact.precision, golden, given)
+        write_snippets(draft, str(given.get("name", "student")), "", {language: [language] for language in LANGUAGES})
+
+    return write_folder(folder, artifact, given, card, beside, fill)
+
+
+def write_folder(
+    folder: Path,
+    artifact: Artifact,
+    given: Mapping[str, Any],
+    card: str,
+    beside: Sequence[Path],
+    fill: Callable[[Path], None],
+) -> Path:
+    """What every student's folder has; `fill` writes what is its own into the draft, where `model.onnx` lies."""
     draft = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     shutil.copyfile(artifact.path, draft / "model.onnx")
     for file in beside:
         shutil.copyfile(file, draft / file.name)
-    _write_golden(draft, artifact.precision, golden, given)
+    fill(draft)
     (draft / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    _write_snippets(draft, str(given.get("name", "student")))
-    _write_json(draft / "manifest.json", _fill_manifest(draft, artifact, given))
+    write_json(draft / "manifest.json", _fill_manifest(draft, artifact, given))
     _replace(folder, draft)
     return folder
 
 
-def _check_given(manifest: Mapping[str, Any]) -> None:
+def check_given(manifest: Mapping[str, Any]) -> None:
     computed = sorted(set(COMPUTED) & set(manifest))
     if computed:
         raise ValueError(f"the manifest's {', '.join(computed)} are read from the file, not given")
@@ -112,7 +129,7 @@ def _hash_files(draft: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> None:
+def write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> None:
     """All rows as `.npz`; the first alone, run alone, also as plain files."""
     runner = Runner(draft / "model.onnx")
     outputs = run_named(runner, golden)
@@ -122,17 +139,17 @@ def _write_golden(draft: Path, precision: str, golden: Mapping[str, np.ndarray],
     first = {name: array[:1] for name, array in golden.items()}
     alone = run_named(runner, first)
     guard = (given.get("guard") or {}).get("output")
-    told = {name: _describe_array(f"output/{name}", array) for name, array in outputs.items()}
+    told = {name: describe_array(f"output/{name}", array) for name, array in outputs.items()}
     if guard is not None:
         if guard not in outputs:
             raise ValueError(f"the manifest's guard must be one of {', '.join(outputs)}. Got {guard!r}")
         largest = max(1.0, float(outputs[guard].max()))
         told[guard]["tolerance"] = GUARD_TOLERANCE.get(precision, QUANTISED_GUARD) * largest
-    _write_json(
+    write_json(
         draft / "golden.json",
         {
             "tolerance": golden_tolerance(precision, outputs, guard),
-            "inputs": {name: _describe_array(f"input/{name}", array) for name, array in golden.items()},
+            "inputs": {name: describe_array(f"input/{name}", array) for name, array in golden.items()},
             "outputs": told,
             "first": write_plain(draft, given, first, alone, golden_tolerance(precision, alone, guard)),
         },
@@ -150,24 +167,27 @@ def golden_tolerance(precision: str, outputs: Mapping[str, np.ndarray], guard: s
     return RELATIVE_TOLERANCE.get(precision, QUANTISED_TOLERANCE) * largest
 
 
-def _describe_array(key: str, array: np.ndarray) -> dict[str, Any]:
+def describe_array(key: str, array: np.ndarray) -> dict[str, Any]:
     return {"key": key, "dtype": str(array.dtype), "shape": list(array.shape)}
 
 
-def _write_snippets(draft: Path, name: str) -> None:
-    """Where to begin, the manifest's schema, and every language's program, each running as it lies."""
+def write_snippets(draft: Path, name: str, kind: str, programs: Mapping[str, Sequence[str]]) -> None:
+    """Where to begin, the manifest's schema, and every language's program, each running as it lies. `kind`: the folder
+    of snippets that README.md is from; `programs`: of each language the folders or files that its program is from."""
     home = resources.files("export")
-    begin = (home / "snippets" / "README.md").read_text(encoding="utf-8")
+    begin = (home / "snippets" / kind / "README.md").read_text(encoding="utf-8")
     (draft / "README.md").write_text(begin.replace("STUDENT", name), encoding="utf-8")
     (draft / "manifest.schema.json").write_bytes((home / "manifest.schema.json").read_bytes())
-    for language in LANGUAGES:
+    for language, sources in programs.items():
         (draft / "snippets" / language).mkdir(parents=True)
-        for source in (home / "snippets" / language).iterdir():
-            if source.is_file():
-                (draft / "snippets" / language / source.name).write_bytes(source.read_bytes())
+        for source in sources:
+            given = home / "snippets" / source
+            for file in given.iterdir() if given.is_dir() else [given]:
+                if file.is_file():
+                    (draft / "snippets" / language / file.name).write_bytes(file.read_bytes())
 
 
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -23,11 +23,11 @@ from export.ort_tools import (
     quantize_static,
 )
 from export.stored_weights import store_float16, store_int8
+from export.tied import BLOCK, INT8_ACTIVATIONS, TIED_PREFIX, tie_int4, tie_int8, untie
 from export.types import Artifact
 
 UNBOUNDED = 1e6
-BLOCK = 32  # weights that share a scale, in 4 bits
-INT8_ACTIVATIONS = 4  # accuracy level of MatMulNBits
+LEFT = (FRONT_PREFIX, TIED_PREFIX)  # begins of names of nodes that quantisers leave alone
 BOUNDING = frozenset(
     {
         "Softmax",
@@ -109,29 +109,27 @@ def _quantise_dynamic(model: onnx.ModelProto, calibration: Calibration) -> onnx.
     if any(node.op_type == "Conv" for node in model.graph.node):
         raise ValueError("int8-dynamic does not suit a graph with Conv (it runs many times slower). Use int8")
     with _workshop() as folder:
-        prepared, quantised = _prepare(model, folder), folder / "quantised.onnx"
-        kept = [node.name for node in onnx.load(prepared).graph.node if node.name.startswith(FRONT_PREFIX)]
+        prepared, quantised = _prepare(untie(model), folder), folder / "quantised.onnx"
+        kept = [node.name for node in onnx.load(prepared).graph.node if node.name.startswith(LEFT)]
         quantize_dynamic(prepared, quantised, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=kept)
-        return onnx.load(quantised)
+        return tie_int8(onnx.load(quantised))
 
 
 def _quantise_to_4_bits(model: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
     """Weights of matrix products and of embeddings in 4 bits, a scale for every `BLOCK`; activations are quantised to 8
     bits as they come. Products whose inner size is no multiple of it end with a block that is part empty."""
     with _workshop() as folder:
-        prepared = onnx.load(_prepare(model, folder))
-        kept = [node.name for node in prepared.graph.node if node.name.startswith(FRONT_PREFIX)]
+        prepared = onnx.load(_prepare(untie(model), folder))
         quantiser = MatMulNBitsQuantizer(
             prepared,
             block_size=BLOCK,
             is_symmetric=True,
             accuracy_level=INT8_ACTIVATIONS,
-            nodes_to_exclude=kept,
+            nodes_to_exclude=[node.name for node in prepared.graph.node if node.name.startswith(LEFT)],
             op_types_to_quantize=("MatMul", "Gather"),
         )
         quantiser.process()
-        made: onnx.ModelProto = quantiser.model.model
-        return made
+        return tie_int4(quantiser.model.model)
 
 
 PRECISIONS: dict[str, Callable[[onnx.ModelProto, Calibration], onnx.ModelProto]] = {

@@ -80,6 +80,8 @@ def _check_joins(body: onnx.ModelProto, front: Front, body_path: Path) -> None:
 
 def _read_precision(body: onnx.ModelProto) -> str:
     operators = {node.op_type for node in body.graph.node}
+    if "MatMulNBits" in operators:
+        return "int4"
     if operators & {"DynamicQuantizeLinear", "DynamicQuantizeMatMul"}:
         return "int8-dynamic"
     if "QuantizeLinear" in operators:

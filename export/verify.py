@@ -12,6 +12,8 @@ import numpy as np
 
 from export.hashes import hash_file
 from export.session import RUNTIME_ERRORS, Runner, largest_difference
+from export.steps import check_prompts
+from export.text_ids import INSTALL, check_texts, is_untried
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -22,6 +24,14 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "boolean": bool,
     "null": type(None),
 }
+UNFIT = (
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    OSError,
+    zipfile.BadZipFile,
+)  # what does not fit together raises
 _OWN = {"__pycache__", "node_modules", "build"}
 
 
@@ -41,6 +51,13 @@ def verify(folder: Path) -> list[str]:
     if (folder / "model.onnx").is_file() and (folder / "model.onnx").stat().st_size != manifest["size_bytes"]:
         problems.append("model.onnx is not of the size_bytes in manifest.json")
     return problems or _check_golden(folder, manifest)
+
+
+def list_untried(folder: Path) -> list[str]:
+    """Of a folder that `verify` finds good: what could not be tried here, with the command that helps."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    untried = is_untried(manifest["preprocessing"])
+    return [f"its tokenizer was not tried, for the package tokenizers is not here: {INSTALL}"] if untried else []
 
 
 def check_schema(value: Any, schema: dict[str, Any], defs: dict[str, Any], where: str) -> list[str]:
@@ -128,8 +145,11 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> list[str]:
     try:
         inputs, expected = _load_golden(folder / "golden.npz", golden)
         tolerances = _read_tolerances(golden)
-    except (KeyError, TypeError, AttributeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        problems = check_texts(folder, manifest, golden.get("texts"), inputs.get("input_ids"))
+    except UNFIT as error:
         return [f"golden.json and golden.npz do not fit together: {type(error).__name__} {error}"]
+    if problems:
+        return problems
     try:
         runner = Runner(folder / "model.onnx")
         problems = _check_ends(runner, manifest)
@@ -138,7 +158,17 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> list[str]:
         outputs = dict(zip([spec["name"] for spec in manifest["outputs"]], runner.all_outputs(inputs), strict=True))
     except (*RUNTIME_ERRORS, ValueError) as error:
         return [f"model.onnx does not run on its golden inputs: {str(error).splitlines()[0]}"]
-    return _compare(outputs, expected, tolerances)
+    return _compare(outputs, expected, tolerances) or _check_text(folder, runner, manifest, golden)
+
+
+def _check_text(folder: Path, runner: Runner, manifest: dict[str, Any], golden: dict[str, Any]) -> list[str]:
+    """Of a student that writes, its golden prompts."""
+    if "prompts" not in golden:
+        return []
+    try:
+        return check_prompts(folder, runner, manifest["preprocessing"], golden)
+    except (*UNFIT, *RUNTIME_ERRORS) as error:
+        return [f"golden prompts do not fit model.onnx: {type(error).__name__} {str(error).splitlines()[0]}"]
 
 
 def _check_ends(runner: Runner, manifest: dict[str, Any]) -> list[str]:

@@ -30,11 +30,11 @@ from family.job import Job, cost_limits
 from family.run_folder import content_id, remember, write_beside, write_json
 from family.text.decoder import DecoderStudent, as_blocks
 from family.types import Task
+from family.untold import value_of, why_untold
 
 Params = Mapping[str, Any]
 CALIBRATION_ROWS = 256
 EXTRA = {"first_token_ms", "latency_p95_ms", "memory_mb"}  # measured only where a budget asks for them
-UNKNOWN = 1e9  # in any unit
 BYTES = "size_kb"  # the only part where no budget asks for more
 
 
@@ -78,7 +78,9 @@ def feed_own(job: Job, task: Task, model: Path) -> None:
         prompt = job.spec.students.prompt_tokens or task.front.context // 2
         write_entries(model, entry_feeds(task, task.front, prompt))
     elif task is not job.task:
-        put_feeds(model, task.raw("val", middle_row(job.task)))
+        arrays = task.raw("val", middle_row(job.task))
+        for file in (model, model.with_name("body.onnx")):
+            put_feeds(file, arrays)
 
 
 def measured_file(job: Job, path: Path) -> Path:
@@ -292,14 +294,6 @@ def over_limits(figures: Mapping[str, Any], limits: Mapping[str, float]) -> floa
     return max((value_of(figures, quantity) / limit - 1 for quantity, limit in limits.items()), default=-1.0)
 
 
-def value_of(figures: Mapping[str, Any], quantity: str) -> float:
-    """What a profile cannot tell of a candidate keeps no limit."""
-    try:
-        return float(figures[quantity]["value"])
-    except KeyError:
-        return UNKNOWN
-
-
 def budgets_kept(job: Job, costs: Mapping[str, Any]) -> list[str]:
     """Names of the budgets whose cost limits some precision keeps."""
     kept = []
@@ -345,5 +339,24 @@ def drawn_without_limits(job: Job, number: int) -> bool:
 def told_cost(job: Job, costs: Mapping[str, Any], target: str) -> float:
     """The target's main cost at the cheapest precision that keeps some budget there; of all where none does."""
     cost = job.spec.main_cost(target)
+    return value_of(cheapest_file(job, costs, target), cost)
+
+
+def cheapest_file(job: Job, costs: Mapping[str, Any], target: str) -> Mapping[str, Any]:
+    """The figures of the precision that `told_cost` is of."""
+    cost = job.spec.main_cost(target)
     kept = [figures for limits, figures in limits_and_figures(job, costs, target) if over_limits(figures, limits) <= 0]
-    return min(value_of(figures, cost) for figures in kept or costs[target].values())
+    return min(kept or costs[target].values(), key=lambda figures: value_of(figures, cost))
+
+
+def say_cost(job: Job, costs: Mapping[str, Any], target: str) -> str:
+    """`told_cost` in words, or why it is untold."""
+    cost, figures = job.spec.main_cost(target), cheapest_file(job, costs, target)
+    why = why_untold(figures, [cost])
+    return f"{cost} {value_of(figures, cost):.3g} on {target}" if why is None else f"on {target} {why}"
+
+
+def why_unfit(job: Job, costs: Mapping[str, Any]) -> str | None:
+    """Where every file that a budget could take lacks a limited cost, why; None where some file's are all told."""
+    found = [why_untold(figures, limits) for limits, figures in limits_and_figures(job, costs) if limits]
+    return found[0] if found and None not in found else None

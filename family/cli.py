@@ -269,13 +269,13 @@ def verify_command(arguments: Sequence[str]) -> int:
     if not (folder / "manifest.json").is_file():
         say(f"{folder} holds no manifest.json, so it is no student.{list_students(folder)}")
         return 2
-    from export.verify import verify
+    from export.verify import list_untried, verify
 
     problems = verify(folder)
     for problem in problems:
         say(problem)
     if not problems:
-        print(f"{folder}: good")
+        print("; ".join([f"{folder}: good", *list_untried(folder)]))
     return 2 if problems else 0
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmark import Bench, Meter, measurement_to_dict
 from family import spaces
-from family.candidates import measure_untrained, over_limits, value_of
+from family.candidates import measure_untrained, over_limits
 from family.host_lock import measure_alone
 from family.job import Job, cost_limits, limits_of
 from family.progress import Stage
@@ -24,6 +24,7 @@ from family.search import Searched
 from family.students import Unfaithful, export_trained, outputs_of, train_candidate, trained_folder
 from family.tune import goodness
 from family.types import Training
+from family.untold import is_told, told_alone, value_of
 from reports import Choice, choose, score_interval
 
 Trial = dict[str, Any]
@@ -192,7 +193,7 @@ def could_win(
         for identity, params in finished.items()
         for precision, val in shipped_scores(job, params, recipe).items()
         for name, costs in measure_untrained(job, params, benches)["costs"].items()
-        if (figures := costs[precision])
+        if (figures := told_alone(costs[precision]))
     }
     able = {
         identity for (identity, precision, name), file in files.items() if not is_outdone(identity, name, file, files)
@@ -316,7 +317,8 @@ def flat_figures(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for quantity, figure in figures.items():
         flat[quantity] = figure["value"]
-        flat |= {f"{quantity}_{part}": figure[part] for part in ("low", "high", "provenance", "noisy")}
+        parts = ("low", "high", "provenance", "noisy") if is_told(figure) else ()
+        flat |= {f"{quantity}_{part}": figure[part] for part in parts}
     return flat
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from family.progress import Stage
 from family.sampling import even_draws
 from family.starts import SHARING
 from family.supernet import POOL, CannotRank, check_nesting
+from family.untold import why_untold
 
 SIZES = {"smallest": spaces.smallest, "middle": spaces.middle, "largest": spaces.largest}
 FINALISTS = 2  # trained in full for a budget, about, where the search has not done so
@@ -26,8 +27,8 @@ SHARED = 1.5  # of shared weights: two students a step, one of them the smallest
 
 
 def forecast(job: Job) -> dict[str, Any]:
-    """The smallest, middle and largest student measured: `{students: {size: {params, budgets: {name: {status, over}}}},
-    forecast: {minutes, trainings, steps, step_ms}}`. over: 0.4 is 40 % above the limit that is broken most."""
+    """The smallest, middle and largest student measured: `{students: {size: {params, budgets: {name: {status, over or
+    why}}}}, forecast: {minutes, trainings, steps, step_ms}}`. over: 0.4 is 40 % above the limit that is broken most."""
     students: dict[str, Any] = {}
     seconds = 0.0
     with open_benches(job) as benches:
@@ -55,14 +56,20 @@ def likely_engine(job: Job) -> str:
 
 
 def fit_budgets(job: Job, costs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Per budget whether some precision keeps its cost limits, and if not by how much the nearest breaks them."""
+    """Per budget whether some precision keeps its cost limits, and if not by how much the nearest breaks them; where
+    the target tells a limited cost of no precision, why."""
     fits: dict[str, dict[str, Any]] = {}
     for name, budget in job.spec.budgets.items():
         if budget.target not in costs:
             fits[name] = {"status": "skipped"}
             continue
-        over = min(over_limits(figures, cost_limits(budget)) for figures in costs[budget.target].values())
-        fits[name] = {"status": "fits"} if over <= 0 else {"status": "over", "over": over}
+        limits, files = cost_limits(budget), list(costs[budget.target].values())
+        reasons = [why_untold(figures, limits) for figures in files]
+        told = [over_limits(figures, limits) for figures, why in zip(files, reasons, strict=True) if why is None]
+        if not told:
+            fits[name] = {"status": "untold", "why": reasons[0]}
+            continue
+        fits[name] = {"status": "fits"} if min(told) <= 0 else {"status": "over", "over": min(told)}
     return fits
 
 
@@ -150,9 +157,7 @@ def say_forecast(told: Mapping[str, Any]) -> str:
         lines.append(f"{size} student ({spaces.describe_params(student['params'])}): {fits}")
     budgets = [student["budgets"] for student in told["students"].values()]
     for name in budgets[0]:
-        if all(each[name]["status"] == "over" for each in budgets):
-            least = min(each[name]["over"] for each in budgets)
-            lines.append(f"warning: none of these fits {name}; the nearest is over by {say_share(least)}")
+        lines += warn_of(name, [each[name] for each in budgets])
     time_ = told["forecast"]
     least, most = (max(1, round(time_[key])) for key in ("minutes", "minutes_at_most"))
     known = f", up to {most} if shared weights do not rank well here" if most > least else ""
@@ -161,6 +166,16 @@ def say_forecast(told: Mapping[str, Any]) -> str:
         f"at {time_['step_ms']:.1f} ms; {JUDGES[time_['engine']]})"
     )
     return "\n".join(lines)
+
+
+def warn_of(name: str, fits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of a budget that none of these students fits."""
+    if not all(fit["status"] in ("over", "untold") for fit in fits):
+        return []
+    over = [fit["over"] for fit in fits if fit["status"] == "over"]
+    said = [f"the nearest is over by {say_share(min(over))}"] if over else []
+    said += dict.fromkeys(fit["why"] for fit in fits if fit["status"] == "untold")
+    return [f"warning: none of these fits {name}; {'; '.join(said)}"]
 
 
 def say_fit(name: str, fit: Mapping[str, Any]) -> str:

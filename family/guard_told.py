@@ -23,14 +23,15 @@ def tell_guard(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ship_guard(entry: Mapping[str, Any], guard: Mapping[str, Any]) -> dict[str, Any]:
-    """A budget's entry with its guard; where it is on, its limits and costs are those of the file that ships."""
-    costs = guard.get("costs", {}) if guard["on"] else {}
-    own = {q: {"measured": c["with"]} | {k: c[k] for k in ("low", "high", "provenance")} for q, c in costs.items()}
-    told = {
-        part: {quantity: found | own.get(quantity, {}) for quantity, found in entry[part].items()}
-        for part in ("limits", "costs")
-    }
-    return {**entry, **told, "guard": dict(guard)}
+    """A budget's entry with its guard; where it is on, its limits and costs are those of the file that ships, and what
+    is not known of that file is left out."""
+    if not guard["on"]:
+        return {**entry, "guard": dict(guard)}
+    parts = ("low", "high", "provenance")
+    own = {q: {"measured": c["with"]} | {k: c[k] for k in parts} for q, c in guard["costs"].items()}
+    limits = {quantity: found | own.get(quantity, {}) for quantity, found in entry["limits"].items()}
+    costs = {quantity: found | own[quantity] for quantity, found in entry["costs"].items() if quantity in own}
+    return {**entry, "limits": limits, "costs": costs, "guard": dict(guard)}
 
 
 def card_guard(entry: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 
-from benchmark import Meter, WorkerDied, measure_size, measurement_to_dict
+from benchmark import Meter, WorkerDied, feeds_beside, measure_size, measurement_to_dict
 from export import Guard, NoFeatures, Runner, add_guard, measure_unlikeness, read_features
 from export.guard import OUTPUT
 from family.guard_told import no_guard
@@ -19,10 +20,11 @@ from family.host_lock import measure_alone
 from family.job import Job, cost_limits
 from family.probes import draw_probes
 from family.progress import Stage
-from family.run_folder import recall, remember
+from family.run_folder import recall, remember, write_beside
 from family.soft_targets import teacher_classes
 from family.students import export_trained, outputs_of, raw_batches, trained_folder
 from family.types import Split, Training
+from family.untold import told_alone, why_untold
 from reports import Choice, Score, score_interval
 
 VERSION = 1  # of what is fitted, of its graph and of the probes
@@ -81,13 +83,19 @@ def decide(
             figures = measure_guarded(job, params, precision, training, budget.target, benches[budget.target])
     except (ValueError, WorkerDied) as problem:
         return {**made, "on": False, "why": f"{budget.target} gives no figures of it: {problem}".rstrip(".")}
+    why = " and ".join(list_broken(figures["with"], cost_limits(budget))) or None
+    return {**made, "on": why is None, "why": why, "costs": compare_costs(figures)}
+
+
+def list_broken(figures: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
+    """The limits that a file breaks; where it breaks none that is told, those that are not."""
+    told = told_alone(figures)
     broken = [
-        f"its {quantity} would be {figures['with'][quantity]['high']:.4g}, above {limit:g}"
-        for quantity, limit in cost_limits(budget).items()
-        if quantity in figures["with"] and not figures["with"][quantity]["high"] <= limit
+        f"its {quantity} would be {told[quantity]['high']:.4g}, above {limit:g}"
+        for quantity, limit in limits.items()
+        if quantity in told and not told[quantity]["high"] <= limit
     ]
-    why = " and ".join(broken) or None
-    return {**made, "on": not broken, "why": why, "costs": compare_costs(figures)}
+    return broken or [why for quantity in limits if (why := why_untold(figures, [quantity]))]
 
 
 def guarded_file(job: Job, params: Mapping[str, Any], precision: str, training: Training) -> Path:
@@ -129,6 +137,8 @@ def write_guarded(job: Job, params: Mapping[str, Any], precision: str, training:
     on_val = read_features(source, raw_batches(task, "val", np.arange(task.rows("val"))))
     guard = guard.rescale(find_threshold(measure_unlikeness(guard, on_val)))
     artifact = add_guard(source, guard, path, precision)
+    if feeds_beside(source).is_file():
+        write_beside(feeds_beside(path), lambda beside: shutil.copyfile(feeds_beside(source), beside))
     return {
         "why": None,
         "output": OUTPUT,
@@ -226,14 +236,15 @@ def measure_guarded(
 
 
 def compare_costs(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """`{quantity: {without, with, low, high (of `with`), provenance, ratio, ratio_low, ratio_high}}`."""
-    found = {}
-    for quantity, own in figures["with"].items():
-        bare = figures["without"][quantity]
-        half = math.hypot(half_width(own), half_width(bare))
-        ratio = own["value"] / bare["value"] if bare["value"] > 0 else math.nan
+    """`{quantity: {without, with, low, high (of `with`), provenance, ratio, ratio_low, ratio_high}}` of what is told of
+    the file with the guard; NaN where that is not told of the other."""
+    found, plain = {}, told_alone(figures["without"])
+    for quantity, own in told_alone(figures["with"]).items():
+        bare = plain.get(quantity)
+        half = math.hypot(half_width(own), half_width(bare)) if bare else math.nan
+        ratio = own["value"] / bare["value"] if bare and bare["value"] > 0 else math.nan
         found[quantity] = {
-            "without": bare["value"],
+            "without": bare["value"] if bare else math.nan,
             "with": own["value"],
             "low": own["low"],
             "high": own["high"],

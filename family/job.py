@@ -17,7 +17,7 @@ from family.losses import loss_of
 from family.progress import Stage, Watch, watch_nothing
 from family.run_folder import content_id
 from family.soft_targets import open_store, score_outputs
-from family.spec import RangeSpec, Spec
+from family.spec import DistillSpec, RangeSpec, Spec
 from family.spec_checks import check_score_limit
 from family.tasks import DataOptions, open_task
 from family.tasks.asked_task import Asks, ask_all, ask_few, read_questions, rehearse
@@ -29,6 +29,7 @@ from family.text.filters import FilterOptions
 from family.text.lm_teacher import LmTeacher
 from family.text.text_teacher import AnswersAlone, TextTeacher
 from family.text.token_targets import LiveTargets, open_token_store
+from family.text.tokenizer import Tokenizer, read_tokenizer
 from family.train import pick_device
 from family.types import Store, StudentSpace, Task, Teacher
 
@@ -89,15 +90,21 @@ class Job:
         return open_store(self.teacher, self.task, views, self.cache / "soft-targets")
 
     def _token_store(self, teacher: LmTeacher) -> Store:
-        """Draws from the teacher's distributions; for a loss that needs all of them, a teacher asked as it goes."""
+        """Draws from the teacher's distributions, kept; where all of each is needed, a teacher asked as it goes."""
         asked = self.spec.distill
-        if asked.loss != "auto" and "draws" not in loss_of(asked.loss, "tokens").needs:
+        if why := why_live(asked):
+            self.show(f"note: {why}: the teacher is asked at every step, nothing is kept of what it says")
             return LiveTargets(teacher.model, self.task)
-        stage = lambda said: self.watch(Stage(said))  # noqa: E731
-        place = self.cache / "soft-targets"
-        return open_token_store(
-            teacher.model, self.task, place, asked.draws, self.spec.seed, asked.soft_targets, progress=stage
-        )
+        place, ask = self.cache / "soft-targets", lambda said: self.watch(Stage(said))
+        return open_token_store(teacher.model, self.task, place, asked.draws, self.spec.seed, asked.soft_targets, ask)
+
+    @property
+    def taught_by(self) -> tuple[Any, ...]:
+        """Which soft targets students are trained on, where the teacher and the task do not say."""
+        if not isinstance(self.teacher, LmTeacher):
+            return ()
+        asked = self.spec.distill
+        return ("live",) if why_live(asked) else (asked.soft_targets, asked.draws)
 
     def augmented_score(self) -> float | None:
         """The teacher's score on one augmented view of val; None where there is none. Far below its clean score,
@@ -112,6 +119,17 @@ class Job:
         if isinstance(self.teacher, TextTeacher):
             return None
         return score_outputs(self.teacher, self.task, split, self.cache / "soft-targets")
+
+
+def why_live(asked: DistillSpec) -> str | None:
+    """Why draws from a language model's distributions are not enough; None where they are."""
+    if asked.on_policy:
+        return f"distill.on_policy {asked.on_policy:g} has it score text that is yet to be written"
+    if asked.loss not in ("auto", "labels") and "draws" not in loss_of(asked.loss, "tokens").needs:
+        return f"distill.loss {asked.loss} needs all logits"
+    if asked.temperature not in ("auto", 1):
+        return f"distill.temperature {asked.temperature:g} needs all logits; tokens are drawn at 1"
+    return "distill.soft_targets live asks for all logits" if asked.soft_targets == "live" else None
 
 
 def open_job(
@@ -157,7 +175,8 @@ def open_data(spec: Spec, cache: Path, show: Show, watch: Watch, may_train: bool
         teacher: Teacher = TextTeacher(asked)
     elif spec.task == "lm":
         model = open_causal(spec)
-        task = open_task(replace(options, tokenizer=model.tokenizer.data), cache / "data")
+        own = open_own_tokenizer(spec) or model.tokenizer
+        task = open_task(replace(options, tokenizer=own.data), cache / "data")
         say_all(show, task.notes, task.warnings)
         assert isinstance(task, LmTask)
         teacher = LmTeacher(fit_teacher(model, task.tokenizer), task)
@@ -175,6 +194,12 @@ def open_causal(spec: Spec) -> CausalTeacher:
     if len(spec.teacher) > 1:
         raise mistake("teacher", f"must be one for task: lm. Got {len(spec.teacher)}.")
     return open_causal_teacher(spec.teacher[0].path, spec.folder, spec.teacher[0].tokenizer, pick_device(spec.device))
+
+
+def open_own_tokenizer(spec: Spec) -> Tokenizer | None:
+    """The students', where the file names one."""
+    named = spec.students.tokenizer
+    return read_tokenizer((spec.folder / named).resolve(), "students.tokenizer") if named else None
 
 
 def asks_of(spec: Spec) -> Asks:
@@ -201,11 +226,22 @@ def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
         wrong.append(Mistake("export.max_flips", f"counts changed classes; this data is for {task.kind}."))
     if spec.export.max_flips is not None and "fp32" not in (spec.export.precisions or space.precisions):
         wrong.append(Mistake("export.max_flips", "compares with fp32, which export.precisions leaves out."))
+    if isinstance(task, LmTask) and task.shared:
+        wrong += check_shared(task, space)
     for name, budget in spec.budgets.items():
         wrong += check_score_limit(f"budgets.{name}", budget.score, task.score.name)
         wrong += check_vocabulary(f"budgets.{name}.size_kb", budget.size_kb, space)
     if wrong:
         raise Mistakes(wrong)
+
+
+def check_shared(task: LmTask, space: StudentSpace) -> list[Mistake]:
+    """Students that are taught token by token have the teacher's tokens, all of them."""
+    asked = {int(pick(space).get("vocabulary", task.vocabulary)) for pick in (spaces.smallest, spaces.largest)}
+    if asked == {task.vocabulary}:
+        return []
+    said = f"must be {task.vocabulary}, the teacher's, for distillation token by token. Got {sorted(asked)}."
+    return [Mistake("students.dims.vocabulary", f"{said} Leave it out to have that.")]
 
 
 LEAST_BITS = 4  # of a weight, at the smallest precision
@@ -286,6 +322,7 @@ def data_options(spec: Spec) -> DataOptions:
         text=(data.text,) if isinstance(data.text, str) else tuple(data.text or ()),
         vocabularies=values_of(spec.students.dims.get("vocabulary")),
         context=min(values_of(spec.students.dims.get("context")), default=None),
+        lengths=values_of(spec.students.dims.get("length")),
     )
 
 

@@ -125,6 +125,12 @@ def mse(student: Tensor, soft: SoftBatch, temperature: float, labels: Tensor | N
     return (student - soft.logits).square().mean(1)
 
 
+def cosine(student: Tensor, soft: SoftBatch, temperature: float, labels: Tensor | None) -> Tensor:
+    """1 - cosine similarity to the teacher's vector."""
+    assert soft.logits is not None
+    return 1 - F.cosine_similarity(student, soft.logits)
+
+
 def bernoulli(student: Tensor, soft: SoftBatch, temperature: float, labels: Tensor | None) -> Tensor:
     """T² × sum over labels of the Bernoulli KL: `kd` where labels are independent (multi-label)."""
     assert soft.logits is not None
@@ -146,6 +152,7 @@ LOSSES: dict[str, Loss] = {
     "dist": Loss("dist", frozenset({"all"}), dist, "arXiv 2205.10536"),
     "standardised": Loss("standardised", frozenset({"top", "moments", "rest"}), standardised, "arXiv 2403.01427"),
     "mse": Loss("mse", frozenset({"all"}), mse, "arXiv 1312.6184"),
+    "cosine": Loss("cosine", frozenset({"all"}), cosine, "arXiv 1908.10084, section 3.1"),
     "labels": Loss("labels", frozenset(), labels_only, "supervised"),
 }
 ANSWERS = Loss("answers", frozenset({"answers"}), labels_only, "supervised, by the teacher's text")
@@ -164,6 +171,8 @@ def losses_for(kind: Kind) -> tuple[str, ...]:
         return ("forward_kl", "answers", "labels")
     if kind == "regression":
         return ("mse", "labels")
+    if kind == "embedding":
+        return ("cosine", "mse", "labels")
     if kind == "multilabel":
         return ("kd", "mse", "labels")
     return ("kd", "dkd", "dist", "standardised", "mse", "labels")
@@ -183,7 +192,7 @@ def check_loss(name: str, kind: Kind, has: frozenset[str], temperature: float, g
             f"'{name}' needs {say(missing)} of every row; what is kept of this teacher "
             f"is {say(has)}. Allowed here: {', '.join(fit)}.",
         )
-    if "rest" in loss.needs and "all" not in has and temperature not in grid:
+    if {"rest", "draws"} & loss.needs and "all" not in has and temperature not in grid:
         temperatures = ", ".join(f"{t:g}" for t in grid)
         raise mistake("distill.temperature", f"must be one of {temperatures} with a sparse store. Got {temperature:g}.")
 
@@ -216,9 +225,18 @@ def supervised(kind: Kind) -> Callable[[Tensor, Tensor], Tensor]:
         known = ~labels.isnan()
         return ((outputs - labels.nan_to_num()).square() * known).mean(1)
 
+    def embedding(outputs: Tensor, labels: Tensor) -> Tensor:
+        known = ~labels.isnan().any(1)
+        return (1 - F.cosine_similarity(outputs, labels.nan_to_num())) * known
+
     def tokens(outputs: Tensor, labels: Tensor) -> Tensor:
         each = F.cross_entropy(outputs.transpose(1, 2), labels, reduction="none", ignore_index=-1)
         return each.sum(1) / (labels >= 0).sum(1).clamp_min(1)
 
-    ways = {"classification": classification, "multilabel": multilabel, "regression": regression, "tokens": tokens}
-    return ways[kind]
+    return {
+        "classification": classification,
+        "multilabel": multilabel,
+        "regression": regression,
+        "embedding": embedding,
+        "tokens": tokens,
+    }[kind]

@@ -114,13 +114,13 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention, then a feed-forward of twice the width. x: (batch, time, width)."""
+    """Pre-norm attention, then a feed-forward of `feed` times the width. x: (batch, time, width)."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, feed: int = 2):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.up, self.down = nn.Linear(width, feed * width), nn.Linear(feed * width, width)
 
     def forward(self, x: Tensor, drop: Tensor | None) -> Tensor:
         x = x + self.attention(self.norm1(x), drop)

@@ -31,6 +31,7 @@ from family.progress import Stage
 from family.run_folder import recall, remember
 from family.sampling import even_draws
 from family.spec_checks import COSTS
+from family.untold import told_alone
 
 Params = Mapping[str, Any]
 Predictors = Mapping[str, Mapping[str, Mapping[str, Predictor]]]  # by target, precision and quantity
@@ -135,7 +136,7 @@ def fit_students(job: Job, students: Sequence[Params], benches: Mapping[str, Met
 
 def told_of_all(costs: Sequence[Mapping[str, Any]], target: str, precision: str) -> set[str]:
     """What can be predicted: known of every student that was measured (a profile reaches only so far)."""
-    return set(PREDICTED).intersection(*(one[target][precision] for one in costs))
+    return set(PREDICTED).intersection(*(told_alone(one[target][precision]) for one in costs))
 
 
 def read_value(costs: Mapping[str, Any], where: Sequence[str]) -> float:

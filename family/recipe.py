@@ -17,6 +17,7 @@ from family.starts import SHARING, choose_start
 from family.students import load_trained, train_candidate
 from family.types import Training
 
+OF_TOKENS = {"draws", "soft_targets", "on_policy", "label_weight"}  # settings that a recipe did not know at first
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 UPPER = GRID[2:]  # tried first; the others only where the least of these is best
 SIZES = {"small": spaces.smallest, "large": spaces.largest}
@@ -41,9 +42,11 @@ class Recipe:
 
 def find_recipe(job: Job) -> Recipe:
     """Find the learning rates and the loss, once per teacher, data, space and settings."""
-    asked = job.spec.distill.model_dump(exclude={"control_seeds"})  # of no concern here
+    asked = job.spec.distill.model_dump(exclude={"control_seeds", *OF_TOKENS})  # of no concern here
     inputs = [job.student_id, job.task.fingerprint, job.task.score.name, job.teacher.fingerprint, asked, job.spec.seed]
     inputs.append(job.spec.search.engine in SHARING)
+    if later := job.spec.distill.model_dump(include=OF_TOKENS, exclude_defaults=True):
+        inputs.append(later)
     kept = remember(job.folder / "recipe.json", inputs, lambda: bake(job))
     return Recipe(**{**kept, "student": Training(**kept["student"]), "control": Training(**kept["control"])})
 
@@ -56,12 +59,13 @@ def bake(job: Job) -> dict[str, Any]:
         steps=asked.steps if isinstance(asked.steps, int) else usual_steps(job),
         seed=job.spec.seed,
         temperature=asked.temperature if asked.temperature != "auto" else TEMPERATURE[job.task.kind == "tokens"],
-        label_weight=0.0 if job.task.kind == "tokens" else Training.label_weight,
+        label_weight=label_weight(job),
+        on_policy=asked.on_policy,
         views=store.views,
         patience=asked.patience if asked.patience != "auto" else AUTO_PATIENCE,
     )
     check_loss(base.loss, job.task.kind, store.has, base.temperature, store.temperatures)
-    ways = find_rates(job, {"student": base, "control": replace(base, loss="labels")})
+    ways = find_rates(job, {"student": base, "control": replace(base, loss="labels", on_policy=0.0)})
     rates = {way: tries for way, (_, tries) in ways.items()}
     (student, student_tries), (control, control_tries) = (find_lengths(job, training) for training, _ in ways.values())
     table: list[dict[str, Any]] = []
@@ -76,6 +80,13 @@ def bake(job: Job) -> dict[str, Any]:
         "lengths": {"student": student_tries, "control": control_tries},
         "starts": {"student": student_starts, "control": control_starts},
     }
+
+
+def label_weight(job: Job) -> float:
+    given = job.spec.distill.label_weight
+    if given != "auto":
+        return given
+    return 0.0 if job.task.kind == "tokens" else Training.label_weight
 
 
 def usual_steps(job: Job) -> int:

@@ -28,6 +28,7 @@ from family.search import Searched
 from family.soft_targets import teacher_classes
 from family.spent import count_compute
 from family.students import outputs_of
+from family.tasks.text_task import TextTask
 from family.types import Split, Training
 from reports import Choice, Interval, difference, frontier, score_interval
 
@@ -49,7 +50,10 @@ Finalists = Mapping[str, Mapping[str, Any]]
 
 def write_search(job: Job, searched: Searched) -> None:
     """trials.parquet: everything that was asked, with what became of it."""
-    rows = [{**t, "params": json.dumps(t["params"])} for t in searched.trials]
+    rows = [
+        {**t, "params": json.dumps(t["params"]), "violation": None if t.get("untold") else t["violation"]}
+        for t in searched.trials
+    ]
     write_table(job.folder / "trials.parquet", pd.DataFrame(rows))
 
 
@@ -239,15 +243,16 @@ def write_predictions(job: Job, recipe: Recipe, chosen: set[tuple[str, str]], fi
 
 
 def write_test_rows(job: Job) -> None:
-    """test-rows.npz: what the students were tested on, so that anyone can recompute the scores.
+    """test-rows.npz: what the students were tested on, so that anyone can recompute the scores; texts as they are.
 
     Left out where raw shapes vary or the rows would take more than TEST_ROWS_BYTES.
     """
     rows = np.arange(job.task.rows("test"))
-    one = job.task.raw("test", rows[:1])
+    raw = job.task.originals if isinstance(job.task, TextTask) else job.task.raw
+    one = raw("test", rows[:1])
     if job.task.ragged or sum(v.nbytes for v in one.values()) * len(rows) > TEST_ROWS_BYTES:
         return
-    arrays: dict[str, Any] = {f"input:{name}": value for name, value in job.task.raw("test", rows).items()}
+    arrays: dict[str, Any] = {f"input:{name}": value for name, value in raw("test", rows).items()}
     arrays["truth"] = job.task.labels("test")
 
     def save(beside: Path) -> None:
@@ -431,13 +436,14 @@ def write_student_folder(
     told = tell_guard(entry)
     guarded = guarded_file(job, params, entry["precision"], training)
     path = guarded if told else guarded.with_name("model.onnx")
-    golden = job.task.raw("val", np.arange(1 if job.task.ragged else min(4, job.task.rows("val"))))
+    task = job.task.seen_by(params)
+    golden = task.raw("val", np.arange(1 if task.ragged else min(4, task.rows("val"))))
     checks, beside = check_student(job, path, entry["precision"], golden)
     manifest = {
         "name": f"{job.spec.name}/{name}",
         "kind": job.task.kind,
         "classes": list(job.task.classes) if job.task.classes else None,
-        "preprocessing": front_data(job.task.front) | dict(job.task.preprocessing),
+        "preprocessing": front_data(task.front) | dict(task.preprocessing),
         "params": dict(params),
         "teacher": {"licence": given_by(job, "licence"), "origin": given_by(job, "origin")},
         "score": {"name": job.task.score.name, "test": entry["test"], "val": entry["val"]},

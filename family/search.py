@@ -29,8 +29,10 @@ from family.candidates import (
     candidate_id,
     drawn_without_limits,
     measure_untrained,
+    say_cost,
     told_cost,
     violation,
+    why_unfit,
     without_samples,
 )
 from family.carry import carry_over, note_study
@@ -301,6 +303,7 @@ def measure_candidate(trial: Trial, job: Job, crew: Crew) -> dict[str, Any]:
     over = violation(job, costs)
     found = {"costs": costs, "fits": budgets_kept(job, costs), "host": job.host}
     found |= {name: measured[name] for name in ("export_s", "measure_s")}
+    found |= {"untold": why} if (why := why_unfit(job, costs)) else {}
     return keep_candidate(trial, job, params, over, found)
 
 
@@ -324,7 +327,7 @@ def judge_candidate(
         return
     costs_told = [told_cost(job, candidate["costs"], name) for name in targets]
     study.tell(trial, [score, *costs_told], skip_if_finished=True)
-    told = ", ".join(f"{job.spec.main_cost(n)} {c:.3g} on {n}" for n, c in zip(targets, costs_told, strict=True))
+    told = ", ".join(say_cost(job, candidate["costs"], name) for name in targets)
     val = "val" if judge.exact else "val about"
     job.show(f"trial {trial.number}: {describe(params)}  {val} {score:.4f}, {told}")
 
@@ -362,5 +365,6 @@ def row_of(trial: FrozenTrial, candidate: Mapping[str, Any]) -> dict[str, Any]:
         "export_s": candidate.get("export_s"),
         "measure_s": candidate.get("measure_s"),
         "predicted": candidate.get("predicted", False),
+        "untold": candidate.get("untold"),
         **{name: trial.user_attrs.get(name) for name in ("judge_s", "worker")},
     }

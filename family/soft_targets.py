@@ -24,7 +24,7 @@ import torch
 
 from family.errors import mistake
 from family.run_folder import content_id, write_beside, write_json
-from family.types import SoftBatch, Split, Store, Task, Teacher
+from family.types import VALUES, SoftBatch, Split, Store, Task, Teacher
 
 FORMAT = 2
 DENSE_BYTES = 2_000_000_000
@@ -128,7 +128,7 @@ def open_store(
 
 def form_of(task: Task, outputs: int, views: int, dense_bytes: int) -> str:
     """exact: float32 values; dense: float16 logits; sparse: for classes so many that dense takes too much."""
-    if task.kind == "regression":
+    if task.kind in VALUES:
         return "exact"
     rows = sum(task.rows(split) for split in SPLITS)
     fits = (2 * outputs + 4) * rows * views <= dense_bytes

@@ -1,4 +1,5 @@
-"""Student spaces: dimensions as data and a build. Built in: `mlp`, `conv`, `encoder`, `file.py:function`."""
+"""Student spaces: dimensions as data and a build. Built in: `mlp`, `conv`, `encoder`, `decoder`, those of texts, and
+`file.py:function`."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from family.modules import ConvStudent, EncoderStudent, MlpStudent, Rescaled, ha
 from family.run_folder import content_id
 from family.suggest import did_you_mean
 from family.tasks.lm_task import LmTask
+from family.tasks.text_task import VOCABULARIES, TextTask
 from family.text.decoder import DecoderStudent, shape_of
+from family.text.readers import static, token_encoder
 from family.types import Dim, StudentSpace, Task
 
 Params = Mapping[str, Any]
@@ -88,7 +91,14 @@ def decoder() -> StudentSpace:
     return StudentSpace("decoder", dims, build, ("fp32", "int8-dynamic", "int4"), nests=False)
 
 
-SPACES: dict[str, Callable[[], StudentSpace]] = {"mlp": mlp, "conv": conv, "encoder": encoder, "decoder": decoder}
+SPACES: dict[str, Callable[[], StudentSpace]] = {
+    "mlp": mlp,
+    "conv": conv,
+    "encoder": encoder,
+    "static": static,
+    "decoder": decoder,
+}
+OF_TEXTS = {"encoder": token_encoder}  # spaces whose students are others where they read tokens
 
 
 def outputs_of(signature: Signature) -> int:
@@ -100,18 +110,36 @@ def open_space(name: str, options: Mapping[str, Any] | None, folder: Path, task:
 
     Raises Mistakes naming every dimension that is unknown or out of range, or what a build got wrong.
     """
-    space = SPACES[name]() if name in SPACES else open_foreign(name, folder)
+    reads = task.body.inputs[0].name == "input_ids" and task.kind != "tokens"
+    built_in = {**SPACES, **OF_TEXTS} if reads else SPACES
+    space = built_in[name]() if name in SPACES else open_foreign(name, folder)
     space = narrow(space, {**defaults_of(space, task), **(options or {})})
+    space = fit_vocabulary(space, task)
     for pick in (smallest, middle, largest):
         check_build(space, pick(space), task)
     return space if name in SPACES else replace(space, fingerprint=fingerprint_of(space, name, folder, task))
 
 
 def defaults_of(space: StudentSpace, task: Task) -> dict[str, Any]:
-    """Dimensions that the task narrows where the file does not: what teacher and tokenizer fix."""
-    if not isinstance(task, LmTask) or space.name != "decoder":
-        return {}
-    return {"context": task.context, "vocabulary": task.vocabulary}
+    """Dimensions that the task narrows where the file does not: what teacher, tokenizer and texts fix."""
+    if isinstance(task, LmTask) and space.name == "decoder":
+        return {"context": task.context, "vocabulary": task.vocabulary}
+    if isinstance(task, TextTask) and {"vocabulary", "length"} <= set(space.dims) and space.name in SPACES:
+        return {"vocabulary": {"choices": VOCABULARIES}, "length": task.front.length}
+    return {}
+
+
+def fit_vocabulary(space: StudentSpace, task: Task) -> StudentSpace:
+    """The space without vocabularies beyond what the texts gave."""
+    dim = space.dims.get("vocabulary")
+    if dim is None or not isinstance(task, TextTask):
+        return space
+    most = task.front.vocabulary
+    if dim.choices is not None:
+        fitting = Dim(choices=tuple(dict.fromkeys(min(size, most) for size in dim.choices)))
+    else:
+        fitting = on_grid(replace(dim, low=min(dim.low or most, most), high=min(dim.high or most, most)))
+    return replace(space, dims={**space.dims, "vocabulary": fitting})
 
 
 def fingerprint_of(space: StudentSpace, name: str, folder: Path, task: Task) -> str:

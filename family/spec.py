@@ -265,6 +265,8 @@ class StudentsSpec(Part):
     """The students' own input size in pixels: a side, or {height, width}; default: the data's."""
     prompt_tokens: Count | None = None
     """Of a language model: the prompt that first_token_ms is about; default: half of the context."""
+    tokenizer: str | None = None
+    """Of a language model: a tokenizer.json that must be the teacher's; default: the teacher's."""
     dims: dict[str, Narrowed] = Field(default_factory=dict)
     """Narrows what the space declares: value, [low, high], {low, high, step, log} or {choices: […]}."""
 
@@ -327,6 +329,7 @@ class DistillSpec(Part):
         "dist",
         "standardised",
         "mse",
+        "cosine",
         "labels",
         "forward_kl",
         "reverse_kl",
@@ -341,7 +344,12 @@ class DistillSpec(Part):
     draws: Count = 32
     """Of a language model: tokens kept of the teacher's distribution at each position, 16 to 64."""
     soft_targets: str = "drawn"
-    """Of a language model: drawn, or top, the likeliest tokens with the rest given to the true one."""
+    """Of a language model: drawn; top, the likeliest tokens with the rest given to the true one; or live, every logit,
+    asked at every step."""
+    on_policy: Annotated[Number, Field(ge=0, le=1)] = 0
+    """Of a language model: share of the steps whose text the student writes and the teacher scores, live."""
+    label_weight: Annotated[Number, Field(ge=0, le=1)] | Auto = "auto"
+    """Share of the labels' own loss in a student's; auto: 0.1, of a language model 0."""
     steps: Count | Auto = "auto"
     """auto: about 20 passes over train and transfer, or what short trials of fewer and more find enough."""
     patience: Annotated[int, Strict(), Field(ge=0)] | Auto = "auto"

@@ -34,6 +34,7 @@ def check_meaning(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
     yield from check_budgets(raw)
     yield from check_precisions(raw)
     yield from check_asks(raw)
+    yield from check_tokens(raw)
     yield from check_machines(as_mapping(raw.get("search")))
 
 
@@ -51,6 +52,21 @@ def check_asks(raw: Mapping[str, Any]) -> Iterator[Mistake]:
             yield Mistake("task", f"must be lm, as the teacher returns only text. Got {raw.get('task')!r}.")
         if (by_text or asks) and isinstance(given, list) and len(given) > 1:
             yield Mistake(where, "returns only text, which cannot be averaged with other teachers.")
+
+
+TOKENS_ALONE = {"distill": ("draws", "soft_targets", "on_policy"), "students": ("tokenizer", "prompt_tokens")}
+
+
+def check_tokens(raw: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is about next tokens goes with a teacher that gives their distributions."""
+    distill = as_mapping(raw.get("distill"))
+    if raw.get("task") != "lm":
+        for part, names in TOKENS_ALONE.items():
+            for name in names:
+                if name in as_mapping(raw.get(part)):
+                    yield Mistake(f"{part}.{name}", "is for task: lm. Leave it out.")
+    elif distill.get("on_policy") and distill.get("loss") in ("labels", "answers"):
+        yield Mistake("distill.on_policy", f"needs a loss that asks the teacher. Got loss '{distill['loss']}'.")
 
 
 def check_machines(search: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -13,6 +13,7 @@ from family.candidates import measure_untrained, untrained_graphs
 from family.job import Job
 from family.students import trained_folder
 from family.types import Training
+from family.untold import is_told
 
 SIZE_WITHIN = 0.01  # of a trained file's, or it is warned of
 LATENCY_WITHIN = 0.05
@@ -67,7 +68,7 @@ def compare_latency(
         early = measure_untrained(job, params, benches)["costs"][target]
         for precision in job.precisions:
             one, two = early[precision].get("latency_ms"), measured[identity][target][precision].get("latency_ms")
-            if one and two and not (one["noisy"] or two["noisy"]):
+            if one and two and is_told(one) and is_told(two) and not (one["noisy"] or two["noisy"]):
                 pairs.append((one, two))
     if not pairs:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def scale(training: Training, cost: int) -> Training:
 
 
 def training_id(job: Job, training: Training) -> str:
-    return content_id(asdict(training), job.task.fingerprint, job.task.score.name, job.teacher.fingerprint)
+    known = (job.task.fingerprint, job.task.score.name, job.teacher.fingerprint)
+    return content_id(training.identity, *known, *job.taught_by)
 
 
 def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> dict[str, Any]:

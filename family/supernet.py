@@ -23,7 +23,9 @@ from family.run_folder import content_id, remember
 from family.sampling import even_draws
 from family.train import (
     WEIGHT_DECAY,
+    Batch,
     Checkpoint,
+    Plan,
     compute_loss,
     draw_batches,
     identify,
@@ -40,7 +42,7 @@ from family.train import (
     set_rate,
     short_collections,
 )
-from family.types import Dim, Training
+from family.types import Dim, Task, Training
 
 Params = Mapping[str, Any]
 POOL = 64  # students that are drawn from, evenly in log cost
@@ -72,9 +74,6 @@ def check_nesting(job: Job, pool: Sequence[Params]) -> None:
     lacks, or has with another number of dimensions or a smaller one."""
     if not job.space.nests:
         raise CannotRank(f"students of {job.space.name} are no slices of one another")
-    bodies = {job.task.seen_by(params).fingerprint for params in (*corners(job.space.dims), *pool)}
-    if len(bodies) > 1:
-        raise CannotRank("students of several vocabularies or lengths do not read the same inputs")
     largest = shapes(build(job, spaces.largest(job.space)))
     for params in (*corners(job.space.dims), *pool):
         for name, shape in shapes(build(job, params)).items():
@@ -132,13 +131,13 @@ def shared_weights(job: Job, training: Training) -> Supernet:
 
 def alone(training: Training) -> Training:
     """The usual steps, for a student of any size, from start values of its own: as shared weights are trained."""
-    return replace(training.unscaled, steps=training.inherits or training.steps, inherits=0, patience=0)
+    return replace(training.unscaled, steps=training.inherits or training.steps, inherits=0, patience=0, on_policy=0.0)
 
 
 def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supernet:
     """Train the shared weights by `training` on students drawn from `pool` (evenly in log cost); kept, and resumed
     where it stopped. Raises CannotRank."""
-    folder = job.folder / "supernet" / content_id(job.student_id, training.__dict__, list(map(dict, pool)))
+    folder = job.folder / "supernet" / content_id(job.student_id, training.identity, list(map(dict, pool)))
     largest = build(job, spaces.largest(job.space))
 
     def work() -> dict[str, float]:  # what counts is what was done: `family.spent` reads it
@@ -148,7 +147,7 @@ def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supe
         (folder / "checkpoint").unlink(missing_ok=True)
         return {"macs": macs, "seed": training.seed}
 
-    done = remember(folder / "done.json", [training.__dict__, job.task.fingerprint, job.teacher.fingerprint], work)
+    done = remember(folder / "done.json", [training.identity, job.task.fingerprint, job.teacher.fingerprint], work)
     load_student(largest, folder / "largest.safetensors")
     return Supernet(largest.eval(), done["macs"])
 
@@ -158,8 +157,10 @@ def run_steps(job: Job, largest: nn.Module, training: Training, pool: Sequence[P
     task = job.task.seen_by(spaces.largest(job.space))
     store, device = job.soft_targets(), job.device
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    students = [build(job, params) for params in (spaces.smallest(job.space), *pool)]
-    costs = [spaces.count_macs(student, task.inputs("train", np.arange(1), 0)) for student in students]
+    every_params = (spaces.smallest(job.space), *pool)
+    tasks = [job.task.seen_by(params) for params in every_params]
+    students = [build(job, params) for params in every_params]
+    costs = [spaces.cost_of(student, own) for student, own in zip(students, tasks, strict=True)]
     students = [student.to(device).train() for student in students]
     drawn = np.random.default_rng([training.seed, 78]).integers(1, len(students), training.steps)
     with one_thread(), own_generator(device), short_collections():
@@ -176,15 +177,27 @@ def run_steps(job: Job, largest: nn.Module, training: Training, pool: Sequence[P
             set_rate(optimiser, training, step)
             seed_device(device, training.seed * 1_000_003 + step)
             optimiser.zero_grad(set_to_none=False)
-            for student in (students[0], students[drawn[step]]):
+            for i in (0, drawn[step]):
+                student = students[i]
                 copy_slices(every, student)
                 student.zero_grad(set_to_none=True)
-                compute_loss(student, task, training, batch).backward()
+                own = batch if tasks[i] is task else read_by(tasks[i], batch, plan, step, device)
+                compute_loss(student, task, training, own).backward()
                 add_gradients(student, big)
             optimiser.step()
             kept.save_sometimes(largest, optimiser, step + 1)
         largest.to("cpu").eval()
     return float(training.batch * (training.steps * costs[0] + sum(costs[i] for i in drawn)))
+
+
+def read_by(task: Task, batch: Batch, plan: Plan, step: int, device: str) -> Batch:
+    """The batch of this step with the inputs that a student of another vocabulary or length has."""
+    pool, rows, views = (part[step] for part in (plan.transfer, plan.rows, plan.views))
+    parts = [task.inputs("train", rows[~pool], views[~pool])] if not pool.all() else []
+    parts += [task.inputs("transfer", rows[pool], views[pool])] if pool.any() else []
+    order = torch.from_numpy(np.argsort(np.concatenate([np.flatnonzero(~pool), np.flatnonzero(pool)])))
+    inputs = tuple(torch.cat(several)[order].to(device) for several in zip(*parts, strict=True))
+    return replace(batch, inputs=inputs)
 
 
 def judge_slice(job: Job, supernet: Supernet, params: Params) -> tuple[float, float]:

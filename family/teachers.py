@@ -15,7 +15,7 @@ from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id
 from family.suggest import nearest
 from family.teacher_kinds import TEACHERS, Asked, TeacherOptions
-from family.types import Kind, Split, Task, Teacher
+from family.types import VALUES, Kind, Split, Task, Teacher
 from reports import Interval, score_interval
 
 KINDS = "a .onnx file, a .pt2 program, stored outputs (.npz, .parquet), path/file.py:function, or a list of these"
@@ -87,7 +87,7 @@ class Ensemble:
     def outputs(self, split: Split, rows: np.ndarray, view: int) -> np.ndarray:
         """(rows, outputs) float32: logarithm (multi-label: log odds) of the mean distribution; or the mean value."""
         said = np.stack([m.outputs(split, rows, view) for m in self.members]).astype(np.float64)
-        if self.kind == "regression":
+        if self.kind in VALUES:
             return np.asarray(said.mean(0), np.float32)
         if self.kind == "multilabel":
             return unlink(expit(said).mean(0), "logit")
@@ -160,7 +160,7 @@ def find_link(said: np.ndarray, kind: Kind, gives: str) -> tuple[str, tuple[str,
 
     Probabilities taken for logits are the silent fault to catch: they train, badly.
     """
-    if kind == "regression":
+    if kind in VALUES:
         return "", ()
     alike = bool((said >= -1e-6).all() and (said <= 1 + 1e-6).all())
     if kind == "classification":
@@ -288,7 +288,7 @@ def score_constant(task: Task, truth: np.ndarray) -> float:
 def hints(kind: Kind, below: bool) -> str:
     """Where to look, the likeliest first. `below`: worse than the same answers shuffled, so that it knows the
     inputs and names them wrongly."""
-    if kind == "regression":
+    if kind in VALUES:
         return "Look at teacher.output, teacher.preprocess, and whether it speaks in the labels' own units."
     order = "teacher.classes (the order of its outputs)"
     others = "teacher.preprocess (size, mean, std, layout, channels)"
@@ -304,7 +304,7 @@ def hints(kind: Kind, below: bool) -> str:
 def constant_answer(task: Task, rows: int) -> np.ndarray:
     """(rows, outputs): what one says who knows the labels' frequencies in val, and nothing of the inputs."""
     truth = task.labels("val")
-    if task.kind == "regression":
+    if task.kind in VALUES:
         return np.tile(truth.mean(0), (rows, 1))
     if task.kind == "multilabel":
         return np.tile(np.where(truth.mean(0) > 0.5, 1.0, -1.0), (rows, 1))

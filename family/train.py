@@ -8,7 +8,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from family.host_lock import train_in_turn
 from family.losses import loss_of, supervised
 from family.modules import Rescaled
 from family.run_folder import write_beside
+from family.text.on_policy import choose_own, write_own
 from family.types import SoftBatch, Split, Store, Task, Trained, Training
 
 CHECKPOINT_SECONDS = 5.0
@@ -53,6 +54,7 @@ class Plan:
     transfer: np.ndarray  # bool: the row is of the transfer pool
     rows: np.ndarray
     views: np.ndarray
+    own: np.ndarray  # (steps,) bool: the student writes the text of this step
 
 
 SUPERVISED = ("labels", "answers")  # losses for which the teacher's distributions are not asked
@@ -81,7 +83,8 @@ def plan_batches(task: Task, training: Training) -> Plan:
     order = np.concatenate([rng.permutation(len(rows)) for _ in range(epochs)])[:need]
     order = order.reshape(training.steps, size)
     views = rng.integers(0, min(training.views, task.views), order.shape)
-    return Plan(order >= len(train_rows), rows[order], views)
+    share = 0.0 if training.loss in SUPERVISED else training.on_policy
+    return Plan(order >= len(train_rows), rows[order], views, choose_own(training.steps, share, training.seed))
 
 
 def train(
@@ -96,7 +99,8 @@ def train(
     """Train `module` in place; the same seed gives bit-identical weights on the CPU, also after a resume.
 
     AdamW with a linear warm-up and a cosine to 0. Loss per row: the soft loss, mixed with the supervised loss
-    on rows with labels by `label_weight`; labels alone where `training.loss` is "labels". With `patience` it may
+    on rows with labels by `label_weight`; labels alone where `training.loss` is "labels". A share `on_policy` of the
+    steps is on text that the student writes. With `patience` it may
     end early (see Patience). `on_step` is told the number of steps done. `val_score` is NaN where it diverged.
     """
     start = time.monotonic()
@@ -112,6 +116,8 @@ def train(
         for step, batch in enumerate(draw_batches(task, store, training, plan, first, device), first):
             if patience.over:
                 break
+            if plan.own[step]:
+                batch = on_own_text(module, store, training, step, batch)
             take_step(module, optimiser, task, training, step, batch, device)
             done = step + 1
             patience.look(module, done)
@@ -206,6 +212,12 @@ class Batch:
         )
 
 
+def on_own_text(module: nn.Module, store: Store, training: Training, step: int, batch: Batch) -> Batch:
+    """The batch as the student goes on with it, and what the teacher says of that; the data has no labels there."""
+    ids, wanted, logits = write_own(module, store, batch.inputs[0], batch.labels, training.seed, step)
+    return Batch((ids,), SoftBatch(logits=logits), wanted, torch.zeros_like(batch.known))
+
+
 def compute_loss(module: nn.Module, task: Task, training: Training, batch: Batch) -> Tensor:
     """The mean loss of one batch; regression is learnt in standardised units."""
     labels, soft = batch.labels, batch.soft
@@ -260,7 +272,7 @@ def gather(task: Task, store: Store, training: Training, plan: Plan, steps: slic
     splits: tuple[tuple[Split, np.ndarray], ...] = (("train", ~pool), ("transfer", pool))
     for split, here in splits:
         if here.any():
-            taught = training.loss not in SUPERVISED
+            taught = training.loss not in SUPERVISED and not plan.own[steps].any()
             soft = store.batch(split, rows[here], views[here]) if taught else SoftBatch()
             labels = task.lessons(split)[rows[here]]
             parts.append(Batch(task.inputs(split, rows[here], views[here]), soft, labels, has_label(labels)))
@@ -452,7 +464,7 @@ def loss_on_val(task: Task, outputs: np.ndarray, rows: np.ndarray) -> float:
 
 def identify(task: Task, store: Store, training: Training) -> dict[str, object]:
     """What a checkpoint belongs to."""
-    return {"training": asdict(training), "task": task.fingerprint, "soft_targets": store.fingerprint}
+    return {"training": training.identity, "task": task.fingerprint, "soft_targets": store.fingerprint}
 
 
 class Checkpoint:

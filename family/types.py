@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from export import Front, Signature
 from reports import Score
 
-Kind = Literal["classification", "multilabel", "regression", "tokens"]
+Kind = Literal["classification", "multilabel", "regression", "embedding", "tokens"]
+VALUES: tuple[Kind, ...] = ("regression", "embedding")  # kinds whose outputs are values, not logits
 Split = Literal["train", "transfer", "val", "test"]
 
 
@@ -227,7 +228,8 @@ class Training:
     on rows that have labels. `patience`: so many looks at val in a row, after the warm-up, without a better one end
     the training, and the weights of the best look are kept; 0: all steps are taken, the last weights kept. `steps` are
     for a student of `macs` multiply-accumulates a row; one of c takes steps × (macs / c) ** stretch. `inherits`: steps
-    of the shared weights that it starts from, trained with the same seed; 0: it starts from values of its own."""
+    of the shared weights that it starts from, trained with the same seed; 0: it starts from values of its own.
+    `on_policy`: share of the batches whose text the student writes."""
 
     loss: str
     learning_rate: float
@@ -241,6 +243,13 @@ class Training:
     stretch: float = 0.0
     macs: float = 0.0
     inherits: int = 0
+    on_policy: float = 0.0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells one training from another: those of before there was `on_policy` are as they were."""
+        told = asdict(self)
+        return told if self.on_policy else {name: value for name, value in told.items() if name != "on_policy"}
 
     @property
     def unscaled(self) -> Training:
@@ -260,6 +269,7 @@ class Trained:
 
 
 __all__ = [
+    "VALUES",
     "Dim",
     "Kind",
     "Loss",

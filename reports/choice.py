@@ -33,8 +33,10 @@ class Choice:
 def frontier(rows: pd.DataFrame, cost: str, score: str, higher_is_better: bool) -> pd.DataFrame:
     """The rows that no other row beats: none is at least as cheap and as good, and better in one. By cost.
 
-    Equal rows stay together; rows without cost or score are left out.
+    Equal rows stay together; rows without cost or score are left out, and all are where no row has one.
     """
+    if not {cost, score} <= set(rows.columns):
+        return rows.iloc[:0]
     known = rows.dropna(subset=[cost, score])
     worth = known[score].to_numpy(float) * (1 if higher_is_better else -1)
     price = known[cost].to_numpy(float)

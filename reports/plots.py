@@ -27,7 +27,7 @@ COLOURS = {
     "paper": "#fffffe",
 }
 INK, MUTED, FAINT, ACCENT, LIMIT, BAD, PAPER = COLOURS.values()
-SHAPES = {"fp32": "o", "int8": "D", "int8-dynamic": "s", "int8-weights": "v", "fp16-weights": "p"}
+SHAPES = {"fp32": "o", "int8": "D", "int8-dynamic": "s", "int4": "h", "int8-weights": "v", "fp16-weights": "p"}
 LADDERS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(np.arange(2, 20) / 2))
 VERDICTS = {"distillation helped": (ACCENT, ">"), "labels alone were better": (BAD, "<")}
 STYLE: Any = {

@@ -2,8 +2,8 @@
 
 Classification: truth (rows,) class numbers, outputs (rows, classes) logits; one column is read as the
 logit of class 1. Multilabel: truth (rows, labels) of 0 and 1, outputs (rows, labels) logits. Regression:
-truth and outputs are values, (rows, outputs) or (rows,). Language models: sums over a row's tokens, as
-`score_bits_per_byte` says.
+truth and outputs are values, (rows, outputs) or (rows,). Embeddings: both are vectors, (rows, k). Language
+models: sums over a row's tokens, as `score_bits_per_byte` says.
 """
 
 from __future__ import annotations
@@ -122,6 +122,13 @@ def score_r2(truth: np.ndarray, outputs: np.ndarray) -> float:
     return float(np.mean(1 - (errors**2).sum(axis=0)[total > 0] / total[total > 0]))
 
 
+def rate_cosines(truth: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """(rows,) cosine similarity of the vectors; 0 where one is null."""
+    a, b = (np.asarray(side, dtype=float).reshape(len(side), -1) for side in (truth, outputs))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1))
+
+
 def score_bits_per_byte(truth: np.ndarray, outputs: np.ndarray) -> float:
     """Bits of all text over its bytes. truth (rows, 2): bytes and tokens; outputs (rows, 3): bits first."""
     return float(np.asarray(outputs, np.float64)[:, 0].sum() / np.asarray(truth, np.float64)[:, 0].sum())
@@ -150,5 +157,6 @@ SCORES: dict[str, Score] = {
     "rmse": Score("rmse", False, score_rmse),
     "mae": Score("mae", False, lambda t, o: float(rate_absolute_errors(t, o).mean()), rate_absolute_errors),
     "r2": Score("r2", True, score_r2),
+    "cosine": Score("cosine", True, lambda t, o: float(rate_cosines(t, o).mean()), rate_cosines),
     "bits_per_byte": Score("bits_per_byte", False, score_bits_per_byte),
 }

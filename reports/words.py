@@ -14,6 +14,7 @@ NAMES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "exact_match": "exact match",
+    "cosine": "cosine similarity",
     "auroc": "AUROC",
     "rmse": "RMSE",
     "mae": "mean absolute error",

@@ -2,12 +2,15 @@
 
 Messages are six little-endian words (command, two arguments, length, checksum, command inverted) and a payload. A stream
 is opened for a service by name, `shell:`, `exec:` or `sync:`; every write is acknowledged before the next one. Commands
-run here, in the device's folder, with `/data/local/tmp` in them standing for it.
+run here, in the device's folder, with `/data/local/tmp` in them standing for it. As on old devices, no exit code of a
+command comes back: to the client all of them end with 0.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socketserver
 import struct
 import subprocess
@@ -104,7 +107,12 @@ class Stream:
     def run(self, command: str) -> None:
         pipe = subprocess.PIPE
         self.process = process = subprocess.Popen(
-            ["sh", "-c", command], cwd=self.link.folder, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT
+            ["sh", "-c", command],
+            cwd=self.link.folder,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         assert process.stdout is not None
         for data in iter(lambda: process.stdout.read1(65536), b""):
@@ -158,9 +166,13 @@ class Stream:
         return Path(path.decode().replace(ROOM, str(self.link.folder)))
 
     def end(self) -> None:
+        """Its input ends, and what still runs is hung up on, as by a terminal that closes."""
         if self.process is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
+            if self.process.poll() is None:
+                with contextlib.suppress(OSError):
+                    os.killpg(self.process.pid, signal.SIGHUP)
 
 
 def stat(path: Path) -> tuple[int, int, int]:

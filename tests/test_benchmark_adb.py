@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import onnx
 import pytest
 from fake_adbd import start_device
 from servers import free_port
@@ -79,6 +81,59 @@ def test_it_gives_what_this_machine_gives_and_says_what_it_is(client, phone, mod
     with contextlib.closing(open_channel(target_of(client, phone))) as channel:
         assert channel.ask("run", model)["off"] < 1e-5
         assert channel.host()["cores"] == str(os.cpu_count())
+
+
+def test_an_exit_code_comes_back_though_the_client_ends_with_0(client, phone, model, tmp_path):
+    target = target_of(client, phone)
+    shell = adb.AdbShell(target)
+    words = ["adb", *adb.say_options(target), "shell", "exit 3"]
+    assert subprocess.run(words, check=False).returncode == 0  # as on a device without adb's newer shell
+    assert shell.run("exit 3").code == 3
+    failed = shell.run("echo out; echo wrong >&2; false")
+    assert (failed.code, failed.out, failed.last) == (1, b"out\n", "wrong")
+    strange = onnx.load(model)
+    strange.opset_import[0].version = 99
+    (tmp_path / "strange.onnx").write_bytes(strange.SerializeToString())
+    with contextlib.closing(open_channel(target)) as channel:
+        with pytest.raises(WorkerDied, match=r"phone: .*cat: .*no-such-file"):
+            channel._order("cat no-such-file")
+        with pytest.raises(ValueError, match=r"strange\.onnx"):
+            channel.ask("time", tmp_path / "strange.onnx", seconds=0.1, repeats=2)
+
+
+def test_a_phone_lost_in_the_middle_of_a_command_keeps_no_file_of_errors(client, phone):
+    shell = adb.AdbShell(target_of(client, phone))
+    with ThreadPoolExecutor(1) as beside:
+        lost = beside.submit(shell.run, "sleep 30")
+        end = time.monotonic() + 5
+        while not any(phone.folder.iterdir()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert any(phone.folder.iterdir())
+        phone.lose()
+        with pytest.raises(WorkerDied):
+            lost.result(timeout=10)
+
+
+def test_a_phone_lost_while_it_is_copied_to_keeps_nothing(client, phone, model, monkeypatch):
+    """The fixture looks for what is left."""
+    with contextlib.closing(open_channel(target_of(client, phone))) as channel:
+        real = channel._shell.send
+
+        def lose(folder, files):
+            phone.lose()
+            return real(folder, files)
+
+        monkeypatch.setattr(channel._shell, "send", lose)
+        with pytest.raises(WorkerDied, match="phone: "):
+            channel.ask("run", model)
+
+
+def test_what_decides_tells_memory_too(client, phone, model):
+    with open_meter(target_of(client, phone)) as meter:
+        (figures,) = meter.settle([model])
+    told = {one.quantity: one.value for one in figures}
+    assert list(told) == ["size_kb", "download_kb", "latency_ms", "latency_p95_ms", "memory_mb"]
+    assert told["memory_mb"] > 0
 
 
 def test_a_phone_that_disappears_is_told(client, phone, model):

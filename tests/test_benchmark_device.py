@@ -11,7 +11,7 @@ import psutil
 import pytest
 from test_benchmark_ssh import device, left_there, models, pytestmark, target_of  # noqa: F401  fixtures
 
-from benchmark import WorkerDied, emulated, measure_memory, open_meter, resolve_target, unavailable
+from benchmark import WorkerDied, emulated, footprint, measure_memory, open_meter, resolve_target, unavailable
 from benchmark.device import FACTS, Reply, is_throttled, say_state
 from benchmark.targets import open_channel
 
@@ -55,6 +55,39 @@ def test_it_gives_what_this_machine_gives(device, models, nothing_left):
 def test_its_memory_grows_with_the_model(device, models, nothing_left):
     small, large = measure_memory([models[64], models[256]], arm_of(device))
     assert 0 < small.value < large.value
+
+
+@needs_emulator
+def test_what_decides_tells_memory_too(device, models, nothing_left):
+    with open_meter(arm_of(device)) as meter:
+        (figures,) = meter.settle([models[64]])
+    assert [one.quantity for one in figures][-3:] == ["latency_ms", "latency_p95_ms", "memory_mb"]
+    assert figures[-1].provenance == "measured:device"
+
+
+@needs_emulator
+def test_memory_is_asked_through_one_connection_a_model_in_turn(device, models, monkeypatch):
+    opened, at_once, most = [], 0, 0
+
+    def counted(*given):
+        opened.append(open_channel(*given))
+        real = opened[-1].ask
+
+        def ask(*asked, **request):
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                return real(*asked, **request)
+            finally:
+                at_once -= 1
+
+        opened[-1].ask = ask
+        return opened[-1]
+
+    monkeypatch.setattr(footprint, "open_channel", counted)
+    measure_memory([models[64], models[256]], arm_of(device))
+    assert (len(opened), most) == (1, 1)
 
 
 def test_this_machine_by_the_c_runner_is_a_device_too(device, models, nothing_left):
@@ -159,7 +192,7 @@ def test_a_machine_that_no_runner_is_for_is_told(device):
 
 
 def facts(cap="1800000", heat=50.0):
-    return dict.fromkeys(FACTS) | {"cap_khz": cap, "temperature_c": heat, "governor": "performance"}
+    return dict.fromkeys(FACTS) | {"caps_khz": cap, "temperature_c": heat, "governor": "performance"}
 
 
 def test_a_clock_that_falls_is_flagged():
@@ -167,9 +200,24 @@ def test_a_clock_that_falls_is_flagged():
     falling = [[1.0] * 15 + [1.3] * 15] * 5
     assert not is_throttled(steady, facts(), facts())
     assert is_throttled(steady, facts(), facts(cap="1200000"))
+    big_little = "1800000 1800000 2400000"
+    assert not is_throttled(steady, facts(cap=big_little), facts(cap=big_little))
+    assert is_throttled(steady, facts(cap=big_little), facts(cap="1800000 1800000 1400000"))  # not cpu0
+    assert is_throttled(steady, facts(cap=big_little), facts(cap="1800000 1800000"))  # a processor was taken away
     assert is_throttled(falling, facts(), facts())
     assert not is_throttled([*steady[:3], *falling[:2]], facts(), facts())
     assert not is_throttled(steady, facts(cap=None), facts(cap=None))
+
+
+def test_the_caps_of_all_processors_are_read(tmp_path):
+    for i, cap in enumerate((1800000, 2400000)):
+        place = tmp_path / f"cpu{i}" / "cpufreq"
+        place.mkdir(parents=True)
+        (place / "scaling_max_freq").write_text(f"{cap}\n")
+    (tmp_path / "cpufreq").mkdir()
+    how = FACTS["caps_khz"].replace("/sys/devices/system/cpu", str(tmp_path))
+    said = subprocess.run(["sh", "-c", f"echo caps=$({how})"], capture_output=True, text=True, check=True).stdout
+    assert said == "caps=1800000 2400000\n"
 
 
 def test_governor_and_temperature_stand_beside_the_figure():

@@ -18,7 +18,8 @@ from benchmark import (
     unavailable,
     write_profile,
 )
-from family.candidates import UNKNOWN, over_limits, value_of
+from family.candidates import over_limits
+from family.untold import UNKNOWN, value_of, why_untold
 
 MISSING = unavailable(resolve_target("cortex-a53"))
 needs_emulator = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -110,7 +111,7 @@ def test_a_target_with_a_profile_needs_no_transport_and_says_that_it_estimates(t
 
 
 @needs_emulator
-def test_a_file_is_estimated_and_one_beyond_has_no_latency(tmp_path):
+def test_a_file_is_estimated_and_of_one_beyond_it_is_said_why_not(tmp_path):
     from benchmark import count_features
 
     paths = [write_mlp(tmp_path / f"{width}.onnx", width, 2) for width in range(32, 128, 12)]
@@ -120,12 +121,14 @@ def test_a_file_is_estimated_and_one_beyond_has_no_latency(tmp_path):
     write_profile(profile, tmp_path / "pi.json")
     with open_meter(resolve_target("phone", {"profile": str(tmp_path / "pi.json")})) as meter:
         size, latency = meter.quickly(paths[3])
-        (beyond,) = meter.quickly(write_mlp(tmp_path / "big.onnx", 512, 4))
+        _, beyond = meter.quickly(write_mlp(tmp_path / "big.onnx", 512, 4))
         assert meter.facts()["profile"] == meter.host == profile.id
     assert latency.provenance == "estimated"
     assert latency.low <= ms[3] <= latency.high
     assert profile.id in latency.protocol
-    assert size.quantity == beyond.quantity == "size_kb"
+    assert size.quantity == "size_kb"
+    assert np.isnan([beyond.value, beyond.low, beyond.high]).all()
+    assert beyond.protocol.startswith(f"it is beyond what profile {profile.id} was calibrated on: ")
 
 
 def test_what_cannot_be_told_keeps_no_limit():
@@ -133,6 +136,10 @@ def test_what_cannot_be_told_keeps_no_limit():
     assert over_limits(figures, {"size_kb": 10}) < 0
     assert over_limits(figures, {"size_kb": 10, "latency_ms": 1.0}) > 1e6
     assert value_of(figures, "latency_ms") == UNKNOWN
+    figures["latency_ms"] = {"value": np.nan, "protocol": "it is beyond the profile"}
+    assert over_limits(figures, {"latency_ms": 1.0}) > 1e6
+    assert why_untold(figures, ["size_kb", "latency_ms"]) == "its latency_ms is untold: it is beyond the profile"
+    assert why_untold(figures, ["size_kb"]) is None
 
 
 def test_a_profile_differs_with_anything_it_holds():

@@ -155,6 +155,37 @@ def is_worker(words):
     return bool(words) and words[1:3] == ["-m", "benchmark.worker"] and "feeds" in words[-1]
 
 
+def test_a_connection_lost_while_the_runner_is_copied_keeps_nothing(device, models):
+    """The folder was there, and what it is filled by never said so."""
+    with contextlib.closing(open_channel(target_of(device))) as channel:
+        real, made = channel._shell.run, []
+
+        def lose(command, *given, **named):
+            made.extend(p.name for p in (device[0] / "tmp").iterdir())
+            server = psutil.Process(int((device[0] / "pid").read_text()))
+            for one in server.children(recursive=False):
+                one.kill()
+            return real(command.replace("tar ", "sleep 0.2; tar "), *given, **named)
+
+        channel._shell.run = lose
+        with pytest.raises(WorkerDied, match="pi"):
+            channel.ask("probe", models[64])
+        channel._shell.run = real
+        assert len(made) == 1
+        assert left_there(device) == []
+        assert channel.ask("probe", models[64])["ns"] > 0
+    assert left_there(device) == []
+
+
+def test_this_process_gone_keeps_nothing_there(device, models):
+    """As if it were killed: its ends of the pipes close, and nobody says goodbye."""
+    channel = open_channel(target_of(device))
+    channel.ask("probe", models[64])
+    channel._held._process.stdin.close()
+    assert left_there(device) == []
+    channel.close()
+
+
 def test_a_full_disk_there_is_told(device, models, tmp_path):
     big = tmp_path / "big.onnx"
     big.write_bytes(models[256].read_bytes())

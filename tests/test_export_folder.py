@@ -415,7 +415,7 @@ def test_command_quantise(artifacts, tmp_path, capsys):
         (*command, str(tmp_path / "no.npz")): "is not an .npz of arrays",
         (*command, str(tmp_path / "absent.npz")): "No such file",
         tuple(command[:-1]): "at least one batch",
-        ("quantise", str(model), str(out), "--precision", "int4"): "must be one of fp32",
+        ("quantise", str(model), str(out), "--precision", "int3"): "must be one of fp32",
         ("quantise", str(tmp_path / "no.npz"), str(out), "--precision", "fp32"): "is not an ONNX file",
         ("quantise", str(tmp_path / "absent"), str(out), "--precision", "fp32"): "No such file",
     }

@@ -366,11 +366,13 @@ def test_merge_refuses_what_does_not_fit(tmp_path):
 
 def test_unsuitable_precisions(student, tmp_path):
     source = student[-1] / "body.onnx"
-    with pytest.raises(ValueError, match=r"one of fp32, int8, int8-dynamic, int8-weights, fp16-weights. Got 'int4'"):
-        quantise(source, tmp_path / "q.onnx", "int4", [])
+    with pytest.raises(
+        ValueError, match=r"one of fp32, int8, int8-dynamic, int4, int8-weights, fp16-weights. Got 'int3'"
+    ):
+        quantise(source, tmp_path / "q.onnx", "int3", [])
     with pytest.raises(ValueError, match="at least one batch of calibration"):
         quantise(source, tmp_path / "q.onnx", "int8", [])
-    assert list(PRECISIONS) == ["fp32", "int8", "int8-dynamic", "int8-weights", "fp16-weights"]
+    assert list(PRECISIONS) == ["fp32", "int8", "int8-dynamic", "int4", "int8-weights", "fp16-weights"]
     copy = quantise(source, tmp_path / "q.onnx", "fp32", [])
     assert copy.path.read_bytes() == source.read_bytes()
 

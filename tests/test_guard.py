@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ from family.guard_told import card_guard, ship_guard, tell_guard
 from family.guards import FALSE_ALARMS, find_threshold, fit_guard, guard_students, make_guard, see_guard
 from family.job import Job, open_job
 from family.modules import ConvStudent, EncoderStudent, MlpStudent, Rescaled
+from family.run_folder import without_nan
 from family.spec import read_spec
 from family.students import outputs_of, train_candidate, trained_folder
 from family.types import Training
@@ -280,6 +282,45 @@ def test_a_guard_ships_where_the_file_with_it_keeps_the_budget(folder: Path, pre
     assert again["roomy"] == found["roomy"]
 
 
+class ReachMeter(SizeMeter):
+    """A profile that does not reach the file with a guard, or only that one."""
+
+    def __init__(self, untold: int) -> None:
+        super().__init__()
+        self.untold = untold
+
+    def settle(self, models: list[Path]) -> list[list[Measurement]]:
+        settled = super().settle(models)
+        beyond = dataclasses.replace(say("latency_ms", math.nan, 1.0), samples=(), protocol="it is beyond profile x")
+        settled[self.untold][1] = beyond
+        return settled
+
+
+def limit_latency(job: Job) -> Job:
+    budgets = {name: b.model_copy(update={"latency_ms": 1000.0}) for name, b in job.spec.budgets.items()}
+    budgets["free"] = job.spec.budgets["free"]
+    return dataclasses.replace(job, spec=job.spec.model_copy(update={"budgets": budgets}), host="profiled")
+
+
+def test_a_limit_that_is_not_told_of_the_guarded_file_counts_as_broken(folder: Path) -> None:
+    job = limit_latency(open_with(folder, size=1000))
+    found = guard_students(job, choices_of("fp32"), FINALISTS, LABELS, {"cpu": ReachMeter(1)})
+    assert {name: one["on"] for name, one in found.items()} == {"roomy": False, "tight": False, "free": True}
+    assert found["roomy"]["why"] == "its latency_ms is untold: it is beyond profile x"
+    known = {"measured": 0.1, "low": 0.1, "high": 0.1, "provenance": "estimated"}
+    shipped = ship_guard({"limits": {}, "costs": {"latency_ms": known, "size_kb": known}}, found["free"])
+    assert list(shipped["costs"]) == ["size_kb"]  # blank: the latency of the file without is not this file's
+
+
+def test_where_only_the_guarded_file_is_told_its_costs_have_no_ratio(folder: Path) -> None:
+    job = dataclasses.replace(limit_latency(open_with(folder, size=1000)), host="profiled otherwise")
+    found = guard_students(job, choices_of("fp32"), FINALISTS, LABELS, {"cpu": ReachMeter(0)})["roomy"]
+    assert found["on"]
+    cost = without_nan(found["costs"]["latency_ms"])
+    assert cost["with"] > 0
+    assert cost["without"] is cost["ratio"] is cost["ratio_low"] is None
+
+
 def test_true_warns_where_auto_notes_and_false_does_nothing(folder: Path) -> None:
     for guard, word in (("auto", "note"), ("true", "warning")):
         job = open_with(folder, guard, size=1)
@@ -383,7 +424,7 @@ def test_the_report_says_what_is_caught_and_why_one_is_off(entry: dict) -> None:
 
 def test_series_keep_their_padding_in_every_probe() -> None:
     class Few:
-        ragged = False
+        ragged, kind = False, "classification"
         front = SeriesFront(2, 6, (0.0, 0.0), (1.0, 1.0), True)
 
         def rows(self, split: str) -> int:
@@ -399,10 +440,10 @@ def test_series_keep_their_padding_in_every_probe() -> None:
         task = Few()
 
     before = FakeJob.task.raw("test", np.arange(4))
-    for name, change in probes.list_changes(FakeJob()).items():
+    for name, change in probes.list_changes(FakeJob(), FakeJob.task).items():
         after = change(before, np.random.default_rng(1))
         assert (after["series"][1, :, 3:] == 0).all(), name
         assert not np.array_equal(after["series"], before["series"]), name
         assert np.array_equal(after["length"], before["length"])
-    backwards = probes.list_changes(FakeJob())["backwards"](before, np.random.default_rng(1))["series"]
+    backwards = probes.list_changes(FakeJob(), FakeJob.task)["backwards"](before, np.random.default_rng(1))["series"]
     assert np.array_equal(backwards[1, :, :3], before["series"][1, :, 2::-1])

@@ -33,6 +33,14 @@ def test_a_frontier_leaves_out_what_is_not_known():
     assert list(frontier(rows, "cost", "score", True).index) == [0]
 
 
+def test_a_frontier_of_what_nobody_told_is_empty():
+    rows = pd.DataFrame({"score": [0.5, 0.9]})
+    assert len(frontier(rows, "cost", "score", True)) == 0
+    assert len(frontier(rows, "score", "cost", True)) == 0
+    assert len(frontier(rows.assign(cost=np.nan), "cost", "score", True)) == 0
+    assert len(frontier(rows.assign(cost=[None, None]), "cost", "score", True)) == 0
+
+
 def make(rows, wrong, count=400):
     """Rows (id, latency, size) whose accuracy is that of the first `wrong` rows being wrong."""
     truth, outputs, table = np.zeros(count, int), {}, []

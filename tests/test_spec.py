@@ -382,13 +382,13 @@ MISTAKES = {
     "workers": (GOOD + "search: {workers: 0}\n", "search.workers must be above 0 or auto. Got 0", 6),
     "empty part": (GOOD + "search:\n", "search must be a mapping. Got nothing", 6),
     "precision": (
-        GOOD + "export:\n  precisions:\n  - fp32\n  - int4\n",
-        "export.precisions[1] must be fp32, int8, int8-dynamic, int8-weights or fp16-weights. Got 'int4'. Did you mean 'int8'?",
+        GOOD + "export:\n  precisions:\n  - fp32\n  - int3\n",
+        "export.precisions[1] must be fp32, int8, int8-dynamic, int4, int8-weights or fp16-weights. Got 'int3'. Did you mean 'int4'?",
         9,
     ),
     "no precision": (
         GOOD + "export: {precisions: []}\n",
-        "export.precisions must name at least one of fp32, int8, int8-dynamic, int8-weights and fp16-weights",
+        "export.precisions must name at least one of fp32, int8, int8-dynamic, int4, int8-weights and fp16-weights",
         6,
     ),
     "a target without transport": (

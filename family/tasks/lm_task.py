@@ -77,7 +77,8 @@ class LmTask:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        return {"tokenizer": "tokenizer.json", "start": self.start, "vocabulary": self.vocabulary}
+        ends = {"start": self.start, "end": self.start}
+        return {"tokenizer": "tokenizer.json", "vocabulary": self.vocabulary, **ends}
 
     def describe(self) -> dict[str, Any]:
         splits: tuple[Split, ...] = ("train", "val", "test")

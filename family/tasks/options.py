@@ -15,8 +15,8 @@ class DataOptions:
     """`path` and `transfer` are relative to `folder`.
 
     `split` holds shares (val, test) or names of ready-made splits. `text`: columns of text. Of a language model:
-    `tokenizer`, a tokenizer.json that the teacher brings; `vocabularies` and `context`, those that students may have,
-    the context the smallest of them.
+    `tokenizer`, a tokenizer.json that the teacher brings; `context`, the smallest that students may have. Of text:
+    `vocabularies` and `lengths`, those that students may have.
     """
 
     path: str
@@ -37,6 +37,7 @@ class DataOptions:
     tokenizer: bytes | None = None
     vocabularies: tuple[int, ...] = ()
     context: int | None = None
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Source:
     split: "train" | "val" | "test" | "transfer" | "".
     """
 
-    kind: str  # images | table | series | plain
+    kind: str  # images | table | series | plain | text | lm
     columns: Mapping[str, np.ndarray]
     labels: np.ndarray
     known: np.ndarray

@@ -506,32 +506,41 @@ def encode_table(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
 
 def read_image_folder(folder: Path, options: DataOptions) -> Source:
     """photos/<class>/<file>, or photos/<train|val|test>/<class>/<file> and photos/transfer/<file>."""
-    parts = find_split_folders(folder, options)
-    found = [
-        (file, name, split)
-        for split, part in parts.items()
-        for file, name in (list_classes(part) if is_known(split, options) else list_pool(part))
-    ]
-    empty = [split for split in parts if split not in {s for _, _, s in found}]
-    if empty:
-        inside = f"{folder.name}/{empty[0]}".rstrip("/")
-        raise mistake("data.path", f"{inside} has no images in class folders ({', '.join(IMAGE_ENDINGS)}).")
-    split = np.array([s for _, _, s in found])
+    found, split = list_files(folder, options, IMAGE_ENDINGS, "images")
     known = is_known(split, options)
-    labels = np.array([label for _, label, _ in found])
+    labels = np.array([label for _, label in found])
     return Source(
         "images",
         {},
         labels,
         known,
-        split=None if "" in parts else split,
-        files=tuple(file for file, _, _ in found),
+        split=split if split.any() else None,
+        files=tuple(file for file, _ in found),
         layout="hwc",
         notes=(f"task: images, {len(found)} files of {len(set(labels[known]))} class folders",),
     )
 
 
-def find_split_folders(folder: Path, options: DataOptions) -> dict[str, Path]:
+def list_files(
+    folder: Path, options: DataOptions, endings: tuple[str, ...], what: str
+) -> tuple[list[tuple[Path, str]], np.ndarray]:
+    """Files and the names of the class folders they lie in; and of every file its ready-made split, or ""."""
+    parts = find_split_folders(folder, options, endings)
+    found = {
+        split: list_classes(part, endings)
+        if is_known(split, options)
+        else [(file, "") for file in list_pool(part, endings)]
+        for split, part in parts.items()
+    }
+    empty = [split for split, own in found.items() if not own]
+    if empty:
+        inside = f"{folder.name}/{empty[0]}".rstrip("/")
+        raise mistake("data.path", f"{inside} has no {what} in class folders ({', '.join(endings)}).")
+    files = [one for own in found.values() for one in own]
+    return files, np.array([split for split, own in found.items() for _ in own])
+
+
+def find_split_folders(folder: Path, options: DataOptions, endings: tuple[str, ...]) -> dict[str, Path]:
     """Folders of ready-made splits by name, or the folder itself as "".
 
     Raises Mistakes where only some of the folders look like splits: which are classes cannot be told.
@@ -540,7 +549,7 @@ def find_split_folders(folder: Path, options: DataOptions) -> dict[str, Path]:
     asked = {n: v for n, v in (options.split or {}).items() if isinstance(v, str)}
     usual = {name for names in USUAL.values() for name in names}
     parts = {p.name: p for p in inside if p.name.lower() in usual or p.name in asked.values()}
-    others = [p.name for p in inside if p.name not in parts and list_pool(p)]
+    others = [p.name for p in inside if p.name not in parts and list_pool(p, endings)]
     if parts and others:
         raise mistake(
             "data.path",
@@ -551,15 +560,15 @@ def find_split_folders(folder: Path, options: DataOptions) -> dict[str, Path]:
     return parts or {"": folder}
 
 
-def list_classes(folder: Path) -> list[tuple[Path, str]]:
-    """Images and the names of the class folders they lie in."""
+def list_classes(folder: Path, endings: tuple[str, ...]) -> list[tuple[Path, str]]:
+    """Files and the names of the class folders they lie in."""
     groups = sorted(p for p in folder.iterdir() if p.is_dir())
-    return [(file, group.name) for group in groups for file, _ in list_pool(group)]
+    return [(file, group.name) for group in groups for file in list_pool(group, endings)]
 
 
-def list_pool(folder: Path) -> list[tuple[Path, str]]:
-    """Images anywhere below, without a label."""
-    return [(file, "") for file in sorted(folder.rglob("*")) if file.suffix.lower() in IMAGE_ENDINGS]
+def list_pool(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Files of such endings anywhere below."""
+    return [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in endings]
 
 
 def is_known(split: np.ndarray | str, options: DataOptions) -> np.ndarray:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,9 +22,7 @@ from family.modules import hash_weights
 from family.run_folder import content_id
 from family.teacher_kinds import code_files, first_line, hash_files
 from family.text.tokenizer import INSTALL, Tokenizer, open_tokenizer
-from family.types import Split, Task
 
-ROWS = 8  # whose logits are held at once where only sums of them are kept
 POSITIONS = 4096  # asked at once: of 50 thousand tokens, 800 MB of logits
 KINDS = "path/file.py:function, the folder of a transformers model, or a .gguf file"
 WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt")  # what a transformers folder is known by
@@ -60,32 +57,6 @@ class CausalTeacher:
         if not said.isfinite().all():
             raise mistake("teacher", "gives NaN or infinite logits.")
         return said
-
-
-@dataclass(frozen=True, eq=False)
-class TokenTeacher:
-    """A causal teacher as the Teacher of one task: of its logits `outputs` are what the task keeps, (rows, k)."""
-
-    causal: CausalTeacher
-    task: Task
-    views: int | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        return self.causal.fingerprint
-
-    @property
-    def cost(self) -> Mapping[str, Any]:
-        return self.causal.cost
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.causal.notes
-
-    def outputs(self, split: Split, rows: np.ndarray, view: int) -> np.ndarray:
-        parts = [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
-        said = (self.causal.logits(self.task.inputs(split, part, view)[0]).numpy() for part in parts)
-        return np.concatenate([self.task.keep(split, part, one) for part, one in zip(parts, said, strict=True)])
 
 
 def open_causal_teacher(path: str, folder: Path, tokenizer: str | None = None, device: str = "cpu") -> CausalTeacher:
@@ -258,4 +229,4 @@ def first_difference(ours: Tokenizer, theirs: Tokenizer) -> str:
     return "with the same first tokens, but texts are split or merged in another way"
 
 
-__all__ = ["CausalTeacher", "TokenTeacher", "fit_teacher", "identity", "open_causal_teacher"]
+__all__ = ["CausalTeacher", "fit_teacher", "identity", "open_causal_teacher"]

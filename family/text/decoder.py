@@ -88,10 +88,14 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     return x * cosine + torch.cat([-b, a], 3) * sine
 
 
+def turning_speed(shape: DecoderShape) -> Tensor:
+    """Radians that a position turns by, of each pair (head / 2,)."""
+    return torch.as_tensor(ROTARY_BASE ** (-torch.arange(0, shape.head, 2) / shape.head))
+
+
 def turns(shape: DecoderShape) -> tuple[Tensor, Tensor]:
     """Cosine and sine (context, head) of every position."""
-    speed = ROTARY_BASE ** (-torch.arange(0, shape.head, 2) / shape.head)
-    angle = torch.arange(shape.context)[:, None] * speed
+    angle = torch.arange(shape.context)[:, None] * turning_speed(shape)
     both = torch.cat([angle, angle], 1)
     return both.cos(), both.sin()
 
@@ -136,8 +140,7 @@ class DecoderStudent(nn.Module):
 def as_blocks(module: DecoderStudent) -> DecoderBlocks:
     """The module as plain data, which `export` writes as a graph."""
     shape, state = module.shape, {name: value.detach().float() for name, value in module.state_dict().items()}
-    tables = {"cosine": module.cosine, "sine": module.sine}
-    whole = {"embedding": state["embedding.weight"], "norm": state["norm.weight"], **tables}
+    whole = {"embedding": state["embedding.weight"], "norm": state["norm.weight"], "speed": turning_speed(shape)}
     for i in range(shape.depth):
         own = {name: state[f"layers.{i}.{name}.weight"] for name in ("norm1", "norm2")}
         own |= {name: state[f"layers.{i}.{name}.weight"].T for name in ("qkv", "out", "gate", "up", "down")}

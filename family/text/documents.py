@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 from family.errors import mistake
 from family.suggest import did_you_mean
 from family.tasks.options import DataOptions, Source
-from family.tasks.sources import is_hugging_face, read_any_frame
+from family.tasks.sources import is_hugging_face
+from family.text.lines import as_objects, read_columns, read_text
 from family.text.prompts import is_missing
 
 FORMATS = "a .txt file, a folder of .txt files, .jsonl, .csv, .parquet or a saved Hugging Face dataset"
@@ -36,46 +36,15 @@ def read_documents(options: DataOptions, cache: Path | None = None) -> Source:
         files = sorted(path.rglob("*.txt"))
         if not files:
             raise mistake("data.path", f"must be {FORMATS}. No .txt file lies in {options.path}.")
-        texts = [read_text(file) for file in files]
+        texts = [read_text(file, "data.path") for file in files]
     elif path.suffix == ".txt":
-        texts = BLANK.split(read_text(path))
+        texts = BLANK.split(read_text(path, "data.path"))
     elif path.suffix in (".jsonl", ".csv", ".parquet") or path.is_dir():
-        columns = read_columns(path, cache)
+        columns = read_columns(path, cache, "data.path")
         texts = [str(one) if one is not None else "" for one in columns[pick_column(columns, options)]]
     else:
         raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.")
     return as_source(texts, columns, options)
-
-
-def read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as problem:
-        raise mistake(
-            "data.path", f"must be UTF-8. {file.name} is none at byte {problem.start}: {problem.reason}."
-        ) from problem
-
-
-def read_columns(path: Path, cache: Path | None) -> Mapping[str, Any]:
-    if path.suffix != ".jsonl":
-        frame = read_any_frame(path, cache, "data.path")
-        return {str(name): frame[name].tolist() for name in frame}
-    rows = list(read_lines(path))
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as problem:
-            raise mistake("data.path", f"must hold JSON in every line. Line {number}: {problem}.") from problem
-        if not isinstance(row, dict):
-            raise mistake("data.path", f"must hold an object in every line. Line {number}: {str(row)[:40]!r}.")
-        yield row
 
 
 def pick_column(columns: Mapping[str, Any], options: DataOptions) -> str:
@@ -84,12 +53,6 @@ def pick_column(columns: Mapping[str, Any], options: DataOptions) -> str:
         said = f"must name the column of text: {', '.join(columns)}. Got {', '.join(named) or 'nothing'}."
         raise mistake("data.text", said + (did_you_mean(named[0], columns) if named else ""))
     return str(named[0])
-
-
-def as_objects(values: Sequence[Any]) -> np.ndarray:
-    made = np.empty(len(values), object)
-    made[:] = values
-    return made
 
 
 def as_source(texts: Sequence[str], columns: Mapping[str, Any], options: DataOptions) -> Source:

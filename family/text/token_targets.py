@@ -116,7 +116,7 @@ def check_kept(kept: str, draws: int) -> None:
     if kept in REFUSED:
         raise mistake("distill.soft_targets", f"'{kept}' {REFUSED[kept]}")
     if kept not in ROWS:
-        raise mistake("distill.soft_targets", f"must be one of {', '.join(ROWS)}. Got '{kept}'.")
+        raise mistake("distill.soft_targets", f"must be {', '.join(ROWS)} or live. Got '{kept}'.")
     if not LEAST <= draws <= MOST:
         raise mistake("distill.draws", f"must be from {LEAST} to {MOST} a position. Got {draws}.")
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 FOLDER = Path(__file__).resolve().parents[2]
+SHOWN = 8  # values of a long vector
 
 
 def load(folder: Path = FOLDER) -> tuple[onnxruntime.InferenceSession, dict]:
@@ -44,7 +45,8 @@ def name_output(row: np.ndarray, manifest: dict) -> str:
     """One row of outputs in words."""
     classes = manifest["classes"]
     if classes is None:
-        return "value " + ", ".join(f"{value:.6g}" for value in row)
+        rest = f", … ({len(row)} values)" if len(row) > SHOWN else ""
+        return "value " + ", ".join(f"{value:.6g}" for value in row[:SHOWN]) + rest
     if manifest.get("kind") == "multilabel":
         return "labels " + ", ".join(name for name, logit in zip(classes, row, strict=True) if logit > 0)
     return f"class {classes[int(np.argmax(row))]}"

@@ -1,7 +1,8 @@
 """Is the student folder two above whole, and does it give what it gave where it was made? `python verify.py`.
 
 Needs numpy and onnxruntime alone. Prints what is wrong, a line each, or ok; exit code 1 or 0. A file whose hash
-differs is not run, and a path that leads out of the folder is not opened.
+differs is not run, and a path that leads out of the folder is not opened. The tokenizer of a student of texts is tried
+where the package tokenizers is installed; where it is not, that is said.
 """
 
 import hashlib
@@ -9,11 +10,13 @@ import json
 import math
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
-from predict import FOLDER, load
+import onnxruntime
 
+FOLDER = Path(__file__).resolve().parents[2]
 TYPES: dict = {
     "object": dict,
     "array": list,
@@ -77,6 +80,29 @@ def check_files(folder: Path, files: dict) -> list[str]:
     return problems + [f"{name} is not in manifest.json" for name in sorted({*unlisted, *ALWAYS - set(files)})]
 
 
+def check_tokenizer(folder: Path) -> list[str]:
+    """Of a student of texts: whether its tokenizer gives the golden ids."""
+    manifest, golden = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("manifest.json", "golden.json")
+    )
+    front = manifest["preprocessing"] or {}
+    if front.get("kind") != "text":
+        return []
+    if front.get("tokenizer") not in manifest["files"]:
+        return [f"manifest.json: preprocessing: tokenizer must be one of its files. Got {front.get('tokenizer')!r}"]
+    if find_spec("tokenizers") is None:
+        print("the tokenizer was not tried: pip install tokenizers")
+        return []
+    from predict import find_other_ids, load_tokenizer
+
+    try:
+        ids = read_golden(folder)[0]["input_ids"]
+        others = find_other_ids(load_tokenizer(manifest, folder), golden["texts"], ids, manifest)
+    except Exception as error:  # noqa: BLE001  tokenizers raises no narrower one
+        return [f"the tokenizer cannot be tried on the golden texts: {error}"]
+    return [f"the tokenizer gives other ids than golden.npz holds for golden text {i + 1}" for i in others]
+
+
 def is_inside(folder: Path, name: str) -> bool:
     """No absolute path, no step up, and no link on the way: what is shipped holds none."""
     pure = (PurePosixPath(name), PureWindowsPath(name))
@@ -96,7 +122,7 @@ def check_golden(folder: Path) -> list[str]:
         inputs, expected, tolerances = read_golden(folder)
     except (AttributeError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         return [f"golden.json and golden.npz do not fit together: {type(error).__name__} {error}"]
-    session = load(folder)[0]
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     if names != list(expected):
         return [f"golden.json must expect {', '.join(names)}. Got {', '.join(expected) or 'nothing'}"]
@@ -124,7 +150,7 @@ def read_golden(folder: Path) -> tuple[dict, dict, dict]:
 
 
 def main() -> int:
-    problems = check_manifest(FOLDER) or check_golden(FOLDER)
+    problems = check_manifest(FOLDER) or check_golden(FOLDER) or check_tokenizer(FOLDER)
     print("\n".join(problems) or "ok")
     return 1 if problems else 0
 
