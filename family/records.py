@@ -29,6 +29,7 @@ from family.soft_targets import teacher_classes
 from family.spent import count_compute
 from family.students import outputs_of
 from family.tasks.text_task import TextTask
+from family.text.answering import tell_answers, tell_asking
 from family.types import Split, Training
 from reports import Choice, Interval, difference, frontier, score_interval
 
@@ -112,6 +113,7 @@ def write_family(
         "score": {"name": job.task.score.name, "higher_is_better": job.task.score.higher_is_better},
         "teacher": {s: as_dict(v) for s, v in teacher.items()}
         | {"val_augmented": job.augmented_score(), "cost": teacher_cost(job, teacher_latency)},
+        "answers": tell_asking(job),
         "budgets": entries,
         "frontier": frontiers(job, rows),
         "targets": {n: {"main_cost": job.spec.main_cost(n), "unavailable": job.skipped.get(n)} for n in job.targets},
@@ -341,6 +343,7 @@ def budget_entry(
         "limits": measured_limits(row, limits_of(budget)),
         "costs": measured_limits(row, dict.fromkeys(cost_names(row))),
         "flips": flips(job, params, key[1], recipe),
+        "answers": tell_answers(job, params, key[1], recipe),
         "kernels": kernels_of(job, params, key[1], recipe.student),
     }
     if guard is not None:

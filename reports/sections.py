@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from reports.answers import show_answers
 from reports.blocks import Section
 from reports.changes import show_changes, show_control
 from reports.checks import show_checks
@@ -19,6 +20,7 @@ SECTIONS: dict[str, Callable[[Run], Section | None]] = {
     "targets": show_targets,
     "changes": show_changes,
     "control": show_control,
+    "answers": show_answers,
     "tried": show_tried,
     "int8": show_int8,
     "kernels": show_kernels,

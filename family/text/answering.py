@@ -74,7 +74,11 @@ def compare_matches(
 ) -> dict[str, Any]:
     """Shares of the rows with a truth that are answered so, and the paired difference of student and control."""
     known = [place for place, i in enumerate(rows) if i in truth]
-    groups = groups_of(asked.questions)[[rows[place] for place in known]] if asked.questions.source.groups is not None else None
+    groups = (
+        groups_of(asked.questions)[[rows[place] for place in known]]
+        if asked.questions.source.groups is not None
+        else None
+    )
     hits = {
         who: [as_outputs([texts[place] == truth[rows[place]] for place in known]) for texts in seeds]
         for who, seeds in told.items()
@@ -145,7 +149,9 @@ def write_answers(task: LmTask, path: Path, prompts: Sequence[str]) -> list[str]
     for length in np.unique(lengths).tolist():
         same = np.flatnonzero(lengths == length)
         for some in (same[start : start + AT_ONCE] for start in range(0, len(same), AT_ONCE)):
-            told = go_on(task, runner, np.array([ids[i] for i in some], np.int64), min(longest, task.context - length + 1))
+            told = go_on(
+                task, runner, np.array([ids[i] for i in some], np.int64), min(longest, task.context - length + 1)
+            )
             for i, tokens in zip(some, told, strict=True):
                 texts[i] = str(task.tokenizer.opened.decode(tokens))
     return texts
