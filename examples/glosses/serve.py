@@ -1,6 +1,7 @@
 """SmolLM2-135M behind an OpenAI-compatible endpoint on loopback: chat and completions, requests answered in batches.
 
-python serve.py [command …] serves while the command runs; without one until Ctrl-C.
+python serve.py [command …] serves while the command runs; without one until Ctrl-C. FAIL_ONE_IN=3 in its environment
+makes every third request fail, which is counted and said at the end.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import queue
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,9 +99,7 @@ class Writer(threading.Thread):
         ids, rest = self.known
         if not ids or any(job.ids[: len(ids)] != ids or len(job.ids) == len(ids) for job in jobs):
             shortest = min((job.ids for job in jobs), key=len)
-            same = next(
-                (i for i, job_ids in enumerate(zip(*(job.ids for job in jobs))) if len(set(job_ids)) > 1), len(shortest)
-            )
+            same = len(os.path.commonprefix([job.ids for job in jobs]))
             ids, rest = shortest[: min(same, len(shortest) - 1)], DynamicCache()
             if ids:
                 self.model(torch.tensor([ids]), past_key_values=rest, use_cache=True)
@@ -140,14 +141,24 @@ def pick(logits: torch.Tensor, temperature: float, chance: torch.Generator) -> i
 
 class Handler(BaseHTTPRequestHandler):
     writer: Writer
+    fail_one_in = int(os.environ.get("FAIL_ONE_IN", 0))
+    counts: Counter[str] = Counter()
+    lock = threading.Lock()
 
     def do_GET(self) -> None:
         self.reply(200, {"object": "list", "data": [{"id": NAME, "object": "model"}]})
 
     def do_POST(self) -> None:
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with self.lock:
+            self.counts["requests"] += 1
+            fails = self.fail_one_in and self.counts["requests"] % self.fail_one_in == 0
+            self.counts["failed"] += bool(fails)
+        if fails:
+            self.reply(500, {"error": {"message": "as asked by FAIL_ONE_IN"}})
+            return
         try:
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-            told = self.writer.ask(self.path, body)
+            told = self.writer.ask(self.path, json.loads(sent))
         except ValueError as problem:
             self.reply(400, {"error": {"message": str(problem), "code": "invalid_request"}})
             return
@@ -181,6 +192,7 @@ def serve(command: list[str]) -> int:
             return subprocess.run(command, check=False).returncode if command else wait()
         finally:
             server.shutdown()
+            print(f"served: {dict(Handler.counts)}", file=sys.stderr, flush=True)
 
 
 def wait() -> int:
