@@ -68,7 +68,7 @@ def say_line(label: str, told: Mapping[str, Any]) -> dict[str, str]:
             match = told["matches"][name]
             line[title] = f"{100 * match['student']:.1f} %\n(control {100 * match['control']:.1f} %)"
             gap = {end: 100 * match["difference"][end] for end in ("value", "low", "high")}
-            line[f"Gain{' ' * (name == 'label')}"] = f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+            line[f"Gain ({name})"] = f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
     return {title: text.replace("-", "−") if title.startswith("Gain") else text for title, text in line.items()}
 
 

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -99,8 +98,9 @@ class Writer(threading.Thread):
         ids, rest = self.known
         if not ids or any(job.ids[: len(ids)] != ids or len(job.ids) == len(ids) for job in jobs):
             shortest = min((job.ids for job in jobs), key=len)
-            same = len(os.path.commonprefix([job.ids for job in jobs]))
-            ids, rest = shortest[: min(same, len(shortest) - 1)], DynamicCache()
+            ids, rest = shortest[:-1], DynamicCache()
+            while any(job.ids[: len(ids)] != ids for job in jobs):
+                ids = ids[:-1]
             if ids:
                 self.model(torch.tensor([ids]), past_key_values=rest, use_cache=True)
             self.known = ids, rest
@@ -140,25 +140,18 @@ def pick(logits: torch.Tensor, temperature: float, chance: torch.Generator) -> i
 
 
 class Handler(BaseHTTPRequestHandler):
-    writer: Writer
-    fail_one_in = int(os.environ.get("FAIL_ONE_IN", 0))
-    counts: Counter[str] = Counter()
-    lock = threading.Lock()
+    server: Server
 
     def do_GET(self) -> None:
         self.reply(200, {"object": "list", "data": [{"id": NAME, "object": "model"}]})
 
     def do_POST(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        with self.lock:
-            self.counts["requests"] += 1
-            fails = self.fail_one_in and self.counts["requests"] % self.fail_one_in == 0
-            self.counts["failed"] += bool(fails)
-        if fails:
+        if self.server.count_failing():
             self.reply(500, {"error": {"message": "as asked by FAIL_ONE_IN"}})
             return
         try:
-            told = self.writer.ask(self.path, json.loads(sent))
+            told = self.server.writer.ask(self.path, json.loads(sent))
         except ValueError as problem:
             self.reply(400, {"error": {"message": str(problem), "code": "invalid_request"}})
             return
@@ -180,19 +173,33 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", PORT), Handler)
+        self.fail_one_in = int(os.environ.get("FAIL_ONE_IN", "0"))
+        self.requests = self.failed = 0
+        self.lock = threading.Lock()
+        self.writer = Writer()
+        self.writer.start()
+
+    def count_failing(self) -> bool:
+        """Count a request; whether it is to fail."""
+        with self.lock:
+            self.requests += 1
+            fails = self.fail_one_in > 0 and self.requests % self.fail_one_in == 0
+            self.failed += fails
+        return fails
+
 
 def serve(command: list[str]) -> int:
     """Serve on PORT while `command` runs; its exit code."""
-    Handler.writer = Writer()
-    Handler.writer.start()
-    with Server(("127.0.0.1", PORT), Handler) as server:
+    with Server() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         print(f"{NAME} at http://127.0.0.1:{PORT}/v1", file=sys.stderr, flush=True)
         try:
             return subprocess.run(command, check=False).returncode if command else wait()
         finally:
             server.shutdown()
-            print(f"served: {dict(Handler.counts)}", file=sys.stderr, flush=True)
+            print(f"served {server.requests} requests, of which {server.failed} failed", file=sys.stderr, flush=True)
 
 
 def wait() -> int:
