@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 
-.PHONY: setup family family-mobile test test-slow check perf clean
+.PHONY: setup family family-mobile example-smollm test test-slow check perf clean
 
 setup: .venv/.ready
 
@@ -29,9 +29,14 @@ family-mobile: setup
 	$(BIN)/python -P -m benchmark.prepare emulated javascript
 	$(BIN)/build-family --budgets examples/digits-mobile/budgets.yaml
 
+# Token by token from SmolLM2-135M: what that would take, measured; a family of its own tokens takes too long here
+example-smollm: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[text]'
+	$(BIN)/python -P examples/smollm/measure.py
+
 example-%: setup
 	$(BIN)/python examples/$*/prepare.py
-	$(BIN)/build-family --budgets examples/$*/budgets.yaml
+	for file in examples/$*/budgets*.yaml; do $(BIN)/build-family --budgets $$file || exit 1; done
 
 # Its teacher is an endpoint that gives only text, served on loopback while the family is built
 example-glosses: setup

@@ -101,7 +101,7 @@ class EmulatedChannel:
         return {"counts": run_emulated(self._core, model, inputs, counted=do == "count").counts}
 
     def host(self) -> dict[str, Any]:
-        return describe_emulator(self._core)
+        return describe_core(self._core)
 
     def restart(self) -> None:
         """Every session is a process of its own."""
@@ -201,7 +201,7 @@ def start(command: Sequence[str], model: Path, folder: Path | None = None) -> su
 
 
 @cache
-def describe_emulator(core: str) -> dict[str, Any]:
+def describe_core(core: str) -> dict[str, Any]:
     """What counts here: emulator, core, runtime; the same everywhere, whatever the machine."""
     program = f"qemu-{CORES[core].machine}"
     said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout

@@ -29,7 +29,7 @@ class EstimateMeter(Opened):
     def _say(self, answer: dict[str, Any]) -> Measurement:
         assert isinstance(self._channel, ProfileChannel)
         profile = self._channel.profile
-        said = f"profile {profile.id} of {len(profile.errors)} models, ± {100 * profile.error:.1f} % out of sample"
+        said = f"profile {profile.id} of {profile.students} students, ± {100 * profile.error:.1f} % out of sample"
         told = answer if "beyond" not in answer else dict.fromkeys(("ms", "low", "high"), math.nan)
         return Measurement(
             "latency_ms",

@@ -45,18 +45,20 @@ class Predictor:
         return max(FLOOR, wide, 1.5 * float(np.expm1(high.max())))
 
 
-def fit(rows: Sequence[Row], values: Sequence[float]) -> Predictor:
+def fit(rows: Sequence[Row], values: Sequence[float], groups: Sequence[int] | None = None) -> Predictor:
     """Fit what models with these features (`rows`) cost (`values`, above 0, in any unit).
 
-    A feature that a row lacks is 0 there. Raises ValueError for fewer than three models, values that are not above
-    0, or features that are negative or no numbers.
+    A feature that a row lacks is 0 there. `groups`: models that are alike, such as one at several precisions, have one
+    number, and are left out together when the errors are found; by default each is alone. Raises ValueError for fewer
+    than three groups, values that are not above 0, or features that are negative or no numbers.
     """
+    alike = np.arange(len(rows)) if groups is None else np.asarray(groups)
     names = sorted({name for row in rows for name in row})
     features = np.array([[float(row.get(name, 0.0)) for name in names] for row in rows]).reshape(len(rows), len(names))
     costs = np.asarray(values, dtype=float)
-    check(rows, features, costs)
+    check(len(set(alike.tolist())), features, costs)
     weights = solve(features, costs)
-    errors = [leave_out(features, costs, i) for i in range(len(costs))]
+    errors = [leave_out(features, costs, alike, i) for i in range(len(costs))]
     return Predictor({n: float(w) for n, w in zip(names, weights, strict=True) if w > 0}, tuple(errors))
 
 
@@ -65,9 +67,9 @@ def predict(predictor: Predictor, row: Row) -> float:
     return float(sum(weight * row.get(name, 0.0) for name, weight in predictor.weights.items()))
 
 
-def leave_out(features: np.ndarray, costs: np.ndarray, i: int) -> float:
-    """The relative error on one model of a fit to the others."""
-    others = np.arange(len(costs)) != i
+def leave_out(features: np.ndarray, costs: np.ndarray, groups: np.ndarray, i: int) -> float:
+    """The relative error on one model of a fit to those of other groups."""
+    others = groups != groups[i]
     return float(features[i] @ solve(features[others], costs[others]) / costs[i] - 1)
 
 
@@ -79,9 +81,9 @@ def solve(features: np.ndarray, costs: np.ndarray) -> np.ndarray:
     return np.asarray(weights / scale)
 
 
-def check(rows: Sequence[Row], features: np.ndarray, costs: np.ndarray) -> None:
-    if len(rows) < 3 or len(rows) != len(costs):
-        raise ValueError(f"a predictor needs at least 3 models, each with a value. Got {len(rows)} and {len(costs)}.")
+def check(groups: int, features: np.ndarray, costs: np.ndarray) -> None:
+    if groups < 3 or len(features) != len(costs):
+        raise ValueError(f"a predictor needs at least 3 models, each with a value. Got {groups} and {len(costs)}.")
     if not (np.isfinite(costs).all() and (costs > 0).all()):
         raise ValueError(f"costs must be above 0. Got {costs.min():g} to {costs.max():g}.")
     if not (np.isfinite(features).all() and (features >= 0).all()):

@@ -21,8 +21,8 @@ from benchmark.emulated import CORES, EmulatedChannel, find_missing_core, is_cou
 from benchmark.predict import Predictor, fit, predict
 from benchmark.types import Measurement, Target
 
-FORMAT = 1
-FEWEST = 8  # measured models
+FORMAT = 2
+FEWEST_STUDENTS = 8  # measured students
 BEYOND = 0.1  # of a feature's range, above and below, that still counts as within
 Row = Mapping[str, float]
 
@@ -30,8 +30,9 @@ Row = Mapping[str, float]
 @dataclass(frozen=True)
 class Profile:
     """`device`: its own facts, `fingerprint` among them. `core`: whose instructions are counted. `weights`: ms of one
-    unit of each feature. `errors`: predicted ÷ measured - 1 of each calibration model by a fit that had not seen it.
-    `ranges`: least and greatest of every feature there. `figures`: the calibration itself, features and ms."""
+    unit of each feature. `errors`: predicted ÷ measured - 1 of each calibration file by a fit that had seen no file of
+    its student. `ranges`: least and greatest of every feature there. `figures`: the calibration itself, each file's
+    features, ms, and the number of its student."""
 
     device: Mapping[str, Any]
     core: str
@@ -50,15 +51,21 @@ class Profile:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
     @property
+    def students(self) -> int:
+        """How many were measured, each in one file or more."""
+        return len({figure["student"] for figure in self.figures})
+
+    @property
     def error(self) -> float:
         """Mean absolute relative error out of sample."""
         return float(np.mean(np.abs(self.errors)))
 
     @property
     def reach(self) -> float:
-        """Factor within which 95 % of further models lie: Student's t over the logs of the errors out of sample."""
+        """Factor within which 95 % of further models lie: Student's t over the logs of the errors out of sample. Files
+        of one student err alike: they count as one."""
         logs = np.log1p(np.asarray(self.errors))
-        n = len(logs)
+        n = self.students
         return float(np.exp(stdtrit(n - 1, 0.975) * np.sqrt((logs**2).mean()) * (1 + 1 / n) ** 0.5))
 
     def estimate(self, row: Row) -> float:
@@ -84,15 +91,17 @@ def say_range(name: str, value: float, low: float, high: float) -> str:
 def calibrate(
     rows: Sequence[Row],
     measured: Sequence[Measurement],
+    students: Sequence[int],
     device: Mapping[str, Any],
     core: str,
     target: Target,
     made: str,
 ) -> Profile:
-    """Fit a profile to what models with these features took. `made`: a date. Raises ValueError for fewer than eight."""
-    if len(rows) < FEWEST:
-        raise ValueError(f"a profile needs at least {FEWEST} measured models. Got {len(rows)}.")
-    fitted = fit(rows, [one.value for one in measured])
+    """Fit a profile to what files with these features took. `students`: the number of each file's student, whose
+    precisions are left out together when errors are found. `made`: a date. Raises ValueError for fewer than eight."""
+    if len(set(students)) < FEWEST_STUDENTS:
+        raise ValueError(f"a profile needs at least {FEWEST_STUDENTS} measured students. Got {len(set(students))}.")
+    fitted = fit(rows, [one.value for one in measured], students)
     names = sorted({name for row in rows for name in row})
     values = {name: [float(row.get(name, 0.0)) for row in rows] for name in names}
     return Profile(
@@ -104,8 +113,15 @@ def calibrate(
         fitted.errors,
         {name: (min(all_of), max(all_of)) for name, all_of in values.items()},
         [
-            {"features": dict(row), "latency_ms": one.value, "low": one.low, "high": one.high, "noisy": one.noisy}
-            for row, one in zip(rows, measured, strict=True)
+            {
+                "student": student,
+                "features": dict(row),
+                "latency_ms": one.value,
+                "low": one.low,
+                "high": one.high,
+                "noisy": one.noisy,
+            }
+            for student, row, one in zip(students, rows, measured, strict=True)
         ],
         measured[0].provenance,
         made,

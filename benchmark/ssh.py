@@ -221,6 +221,12 @@ def find_missing(target: Target) -> str | None:
     if "Host key verification failed" in said:
         host, port = say_where(target).rpartition("@")[2], target.options.get("port")
         known = target.options.get("known_hosts", "~/.ssh/known_hosts")
+        if "IDENTIFICATION HAS CHANGED" in said:
+            name = f"[{host}]:{port}" if port else host
+            return (
+                f"the host key of {host} is not the one in {known}: it may be another machine. If you know why: "
+                f"ssh-keygen -f {known} -R {shlex.quote(name)}"
+            )
         return (
             f"the host key of {host} is not known. If it is the machine you mean: "
             f"ssh-keyscan {f'-p {port} ' if port else ''}{host} >> {known}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 TIMED = frozenset({"latency_ms", "latency_p95_ms", "size_kb"})  # limits that a stopwatch and a file answer
+
+PATHS = frozenset({"profile", "identity", "known_hosts"})  # options that say where a file lies here
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,16 @@ class Target:
     name: str
     transport: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def portable(self) -> Target:
+        """Without the options that say where a file lies here."""
+        return replace(self, options={key: value for key, value in self.options.items() if key not in PATHS})
+
+    @property
+    def id(self) -> str:
+        """All that its figures depend on, as text: the same wherever files lie here."""
+        return str(self.portable)
 
 
 @dataclass(frozen=True)

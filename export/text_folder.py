@@ -61,7 +61,8 @@ def write_text_student(
         write_json(draft / "golden.json", golden | {"texts": list(texts)})
         write_snippets(draft, str(given.get("name", "student")), KIND, PROGRAMS)
         model, joined = draft / "model.onnx", draft / NAME
-        given["with_tokenizer"] = write_with_tokenizer(model, tokenizer, front, texts, joined, golden["tolerance"])
+        tolerances = [entry.get("tolerance", golden["tolerance"]) for entry in golden["outputs"].values()]
+        given["with_tokenizer"] = write_with_tokenizer(model, tokenizer, front, texts, joined, tolerances)
         if not joined.exists():
             (draft / IN_GRAPH).unlink()
 

@@ -12,6 +12,7 @@ from family.builtin_teacher import is_trained
 from family.candidates import open_benches
 from family.checks import check_runtimes
 from family.controls import train_controls
+from family.deaths import explain_death
 from family.errors import mistake
 from family.finals import choose_students, could_win, finalist_rows, finish, measure_finalists, pick_finalists
 from family.forecast import forecast, say_forecast
@@ -19,7 +20,7 @@ from family.guards import guard_students
 from family.job import TEACHERS, Job, Show, open_job
 from family.progress import Stage, Watch, watch_nothing
 from family.recipe import find_recipe
-from family.records import keep_hosts, summary_table, write_family, write_search
+from family.records import summary_table, write_family, write_search
 from family.run_folder import explain_disk_trouble, hold_run, write_json
 from family.search import search
 from family.spec import Spec
@@ -49,7 +50,7 @@ def build(spec: Spec, run: Path | None, dry_run: bool, show: Show, watch: Watch 
     """
     check_machines(spec)
     folder = (run or Path("runs") / spec.name).absolute()
-    with hold_run(folder), explain_disk_trouble(folder):
+    with hold_run(folder), explain_disk_trouble(folder), explain_death():
         freeze_input(spec, folder)
         job = open_job(spec, folder, cache_folder(folder), show, watch, may_train=not dry_run)
         if dry_run and not teacher_is_there(job):
@@ -69,7 +70,6 @@ def build_family(job: Job) -> Outcome:
     """Recipe, search, finals, choice, guards, controls, records, report."""
     recipe = find_recipe(job)
     with open_benches(job) as benches:
-        keep_hosts(job, benches)
         searched = search(job, recipe.student, benches)
         finalists = finish(job, pick_finalists(job, searched, recipe.student, benches), recipe.student)
         finalists = could_win(job, finalists, recipe.student, benches)

@@ -27,8 +27,11 @@ from export import StepFront, merge_front, quantise, to_onnx, write_decoder
 from family import spaces
 from family.entry_points import QUANTITIES, GeneratingMeter, entry_feeds, entry_of, put_feeds, write_entries
 from family.job import Job, cost_limits
+from family.measurers import key_of, meet
 from family.run_folder import content_id, remember, write_beside, write_json
+from family.tasks.text_task import TextTask
 from family.text.decoder import DecoderStudent, as_blocks
+from family.text.reading_meter import ReadingMeter, put_tokenizer
 from family.types import Task
 from family.untold import value_of, why_untold
 
@@ -78,9 +81,9 @@ def feed_own(job: Job, task: Task, model: Path) -> None:
         prompt = job.spec.students.prompt_tokens or task.front.context // 2
         write_entries(model, entry_feeds(task, task.front, prompt))
     elif task is not job.task:
-        arrays = task.raw("val", middle_row(job.task))
-        for file in (model, model.with_name("body.onnx")):
-            put_feeds(file, arrays)
+        put_feeds(model, task.raw("val", middle_row(job.task)))
+    if isinstance(task, TextTask):
+        put_tokenizer(model, task.tokenizer)
 
 
 def measured_file(job: Job, path: Path) -> Path:
@@ -144,11 +147,22 @@ def open_benches(job: Job) -> Iterator[dict[str, Meter]]:
     with contextlib.ExitStack() as stack:
         benches = {}
         for name in job.measured_targets():
+            meet(job, name)
             ladder = remember_ladder(job, name, references, feeds) if needs_ladder(job.targets[name]) else None
             meter = open_meter(job.targets[name], references, feeds, ladder)
             stack.callback(meter.close)
-            benches[name] = GeneratingMeter(meter) if job.task.kind == "tokens" else meter
+            benches[name] = meter_of(job, name, meter)
         yield benches
+
+
+def meter_of(job: Job, target: str, meter: Meter) -> Meter:
+    """The meter that fits what students do: they answer, go on token by token, or read a text first."""
+    if job.task.kind == "tokens":
+        return GeneratingMeter(meter)
+    if isinstance(job.task, TextTask) and job.targets[target].transport == "local":
+        (text,) = job.task.sentences("val", middle_row(job.task))
+        return ReadingMeter(meter, job.targets[target], text)
+    return meter
 
 
 def remember_ladder(job: Job, name: str, references: Sequence[Path], feeds: Path | None) -> Any:
@@ -156,7 +170,7 @@ def remember_ladder(job: Job, name: str, references: Sequence[Path], feeds: Path
         with Bench(job.targets[name], references, feeds) as bench:
             return bench.ladder()
 
-    inputs = [job.student_id, job.precisions, opset(job), str(job.targets[name]), job.host]
+    inputs = [job.student_id, job.precisions, opset(job), *key_of(job, name)]
     return remember(job.folder / "measuring" / f"ladder-{name}.json", inputs, measure)
 
 
@@ -259,7 +273,7 @@ def measure_part(job: Job, params: Params, target: str, part: str, bench: Meter 
 def measuring_place(job: Job, params: Params, target: str, part: str) -> tuple[Path, list[Any]]:
     """Where a part of an untrained candidate's measurements is kept, and what it depends on."""
     kept = candidate_folder(job, params) / "measurements" / f"{target}{part and '.' + part}.json"
-    return kept, [job.built_id, dict(params), job.precisions, opset(job), str(job.targets[target]), job.host]
+    return kept, [job.built_id, dict(params), job.precisions, opset(job), *key_of(job, target)]
 
 
 def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter | None) -> dict[str, Any]:
@@ -271,7 +285,7 @@ def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter |
     elif part == "first_token_ms":
         assert isinstance(bench, GeneratingMeter)
         figures = bench.first_token(path)
-    elif part == "latency_p95_ms" and isinstance(bench, Bench):
+    elif part == "latency_p95_ms" and isinstance(bench, Bench | ReadingMeter):
         figures = bench.direct(path, QUICK_SECONDS)
     else:
         assert bench is not None

@@ -22,11 +22,11 @@ from family.candidates import (
     budgets_kept,
     candidate_id,
     drawn_without_limits,
-    measure_untrained,
     told_cost,
     violation,
     without_samples,
 )
+from family.deaths import Unmeasurable, try_measuring
 from family.job import Job, cost_limits
 from family.progress import Stage
 from family.run_folder import write_json
@@ -112,7 +112,11 @@ def carry(study: optuna.Study, job: Job, known: Known, benches: Mapping[str, Met
     there = study.get_trials(deepcopy=False)
     if known.origin in {t.user_attrs["origin"] for t in there}:
         return
-    costs = measure_untrained(job, known.params, benches)["costs"]
+    try:
+        costs = try_measuring(job, known.params, benches)["costs"]
+    except Unmeasurable as problem:
+        job.show(f"warning: a student of an earlier search is left out; {problem}")
+        return
     over = violation(job, costs)
     limited = any(cost_limits(budget) for budget in job.spec.budgets.values())
     wanted = (limited and over <= 0) or (new_share and drawn_without_limits(job, len(there)))

@@ -28,7 +28,7 @@ def check_runtimes(job: Job) -> None:
     wrong = []
     for name in job.measured_targets():
         place = job.folder / "measuring" / f"runs-{name}.json"
-        inputs = [job.student_id, job.precisions, opset(job), str(job.targets[name]), job.host]
+        inputs = [job.student_id, job.precisions, opset(job), job.targets[name].id, job.host]
         refusal = None if recall(place, inputs) else why_refused(job.targets[name], graphs, write_feeds(job))
         if refusal is None:
             remember(place, inputs, lambda: True)

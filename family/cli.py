@@ -323,8 +323,8 @@ def calibrate_command(arguments: Sequence[str]) -> int:
     except Mistakes as problem:
         return tell_mistakes(problem, options.budgets, as_json=False)
     print(
-        f"{options.out}: profile {made.id} of {len(made.errors)} files; {100 * made.error:.1f} % off on average "
-        f"where it had not seen them, 95 % within a factor of {made.reach:.2f}"
+        f"{options.out}: profile {made.id} of {made.students} students in {len(made.errors)} files; "
+        f"{100 * made.error:.1f} % off on average where it had not seen them, 95 % within a factor of {made.reach:.2f}"
     )
     return 0
 

@@ -17,6 +17,7 @@ from family import spaces
 from family.candidates import measure_untrained, over_limits
 from family.host_lock import measure_alone
 from family.job import Job, cost_limits, limits_of
+from family.measurers import key_of
 from family.progress import Stage
 from family.race import MOST, Race, Runner, next_to_train
 from family.run_folder import recall, remember
@@ -255,7 +256,7 @@ def measuring_inputs(job: Job, params: Mapping[str, Any], recipe: Training, targ
     host."""
     hashes = {p: a["sha256"] for p, a in export_trained(job, params, recipe).items()}
     path = trained_folder(job, params, recipe) / "measurements" / f"{target}.json"
-    return path, [hashes, str(job.targets[target]), job.host]
+    return path, [hashes, *key_of(job, target)]
 
 
 def settle(
@@ -313,12 +314,15 @@ def params_column(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def flat_figures(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """`latency_ms`, `latency_ms_low`, `latency_ms_high`, `latency_ms_provenance`, … for every quantity."""
+    """`latency_ms`, `latency_ms_low`, `latency_ms_high`, `latency_ms_provenance`, … for every quantity; where it has no
+    value, `latency_ms_untold`: why."""
     flat: dict[str, Any] = {}
     for quantity, figure in figures.items():
         flat[quantity] = figure["value"]
-        parts = ("low", "high", "provenance", "noisy") if is_told(figure) else ()
-        flat |= {f"{quantity}_{part}": figure[part] for part in parts}
+        if is_told(figure):
+            flat |= {f"{quantity}_{part}": figure[part] for part in ("low", "high", "provenance", "noisy")}
+        else:
+            flat[f"{quantity}_untold"] = figure["protocol"]
     return flat
 
 

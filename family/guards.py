@@ -18,6 +18,7 @@ from export.guard import OUTPUT
 from family.guard_told import no_guard
 from family.host_lock import measure_alone
 from family.job import Job, cost_limits
+from family.measurers import key_of
 from family.probes import draw_probes
 from family.progress import Stage
 from family.run_folder import recall, remember, write_beside
@@ -224,7 +225,7 @@ def measure_guarded(
     made = make_guard(job, params, precision, training)
     digest = export_trained(job, params, training)[precision]["sha256"]
     path = trained_folder(job, params, training) / "measurements" / f"{target}.guard-{precision}.json"
-    inputs = [digest, made["sha256"], str(job.targets[target]), job.host]
+    inputs = [digest, made["sha256"], *key_of(job, target)]
 
     def work() -> dict[str, Any]:
         job.watch(Stage(f"measuring coverage guards on {target}, nothing else running"))

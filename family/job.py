@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import Target, host_fingerprint, read_profile, resolve_target, unavailable
+from benchmark import PATHS, Target, host_fingerprint, read_profile, resolve_target, unavailable
 from family import spaces
 from family.errors import Mistake, Mistakes, mistake
 from family.losses import loss_of
@@ -22,19 +22,23 @@ from family.spec_checks import check_score_limit
 from family.tasks import DataOptions, open_task
 from family.tasks.asked_task import Asks, ask_all, ask_few, read_questions, rehearse
 from family.tasks.lm_task import LmTask
+from family.tasks.text_task import TextTask
 from family.teachers import TeacherOptions, check_teacher, open_teacher
 from family.text.causal_teachers import CausalTeacher, fit_teacher, open_causal_teacher
 from family.text.endpoint import EndpointOptions
 from family.text.filters import FilterOptions
+from family.text.first_values import read_table
 from family.text.lm_teacher import LmTeacher
 from family.text.text_teacher import AnswersAlone, TextTeacher
-from family.text.token_targets import LiveTargets, open_token_store
+from family.text.token_targets import LiveTargets, check_kept, open_token_store
 from family.text.tokenizer import Tokenizer, read_tokenizer
+from family.text.vectors import learn_vectors
 from family.train import pick_device
 from family.types import Store, StudentSpace, Task, Teacher
 
 Show = Callable[[str], None]
 TEACHERS = "teachers"  # in the cache folder: those that a run trained
+BEGIN_FROM_TEACHER = ("static", "encoder")  # spaces whose token embeddings may
 STORED = ("int8-weights", "fp16-weights")  # precisions that suit whatever a space builds
 
 
@@ -105,6 +109,17 @@ class Job:
             return ()
         asked = self.spec.distill
         return ("live",) if why_live(asked) else (asked.soft_targets, asked.draws)
+
+    @cached_property
+    def first_values(self) -> np.ndarray | None:
+        """What a taught student's token embeddings begin from, (ids, components): the teacher's own vectors of the
+        tokens. None where it gives none."""
+        task, embed = self.task, getattr(self.teacher, "embed", None)
+        if not isinstance(task, TextTask) or embed is None or self.space.name not in BEGIN_FROM_TEACHER:
+            return None
+        self.watch(Stage("asking the teacher about every token"))
+        key = content_id(self.teacher.fingerprint, task.tokenizer.fingerprint)
+        return read_table(self.cache / TEACHERS / f"tokens-{key}.npy", embed, task.tokenizer)
 
     def augmented_score(self) -> float | None:
         """The teacher's score on one augmented view of val; None where there is none. Far below its clean score,
@@ -183,7 +198,10 @@ def open_data(spec: Spec, cache: Path, show: Show, watch: Watch, may_train: bool
     else:
         task = open_task(options, cache / "data")
         say_all(show, task.notes, task.warnings)
-        teacher = open_teacher(teachers, task, spec.folder, cache / TEACHERS)
+        if isinstance(task, TextTask) and task.waits:
+            task, teacher = learn_vectors(teachers, task, spec.folder, cache / TEACHERS)
+        else:
+            teacher = open_teacher(teachers, task, spec.folder, cache / TEACHERS)
         check_teacher(teacher, task)
     say_all(show, teacher.notes, ())
     return task, teacher
@@ -226,22 +244,13 @@ def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
         wrong.append(Mistake("export.max_flips", f"counts changed classes; this data is for {task.kind}."))
     if spec.export.max_flips is not None and "fp32" not in (spec.export.precisions or space.precisions):
         wrong.append(Mistake("export.max_flips", "compares with fp32, which export.precisions leaves out."))
-    if isinstance(task, LmTask) and task.shared:
-        wrong += check_shared(task, space)
+    if isinstance(task, LmTask) and task.shared and not why_live(spec.distill):
+        check_kept(spec.distill.soft_targets, spec.distill.draws)
     for name, budget in spec.budgets.items():
         wrong += check_score_limit(f"budgets.{name}", budget.score, task.score.name)
         wrong += check_vocabulary(f"budgets.{name}.size_kb", budget.size_kb, space)
     if wrong:
         raise Mistakes(wrong)
-
-
-def check_shared(task: LmTask, space: StudentSpace) -> list[Mistake]:
-    """Students that are taught token by token have the teacher's tokens, all of them."""
-    asked = {int(pick(space).get("vocabulary", task.vocabulary)) for pick in (spaces.smallest, spaces.largest)}
-    if asked == {task.vocabulary}:
-        return []
-    said = f"must be {task.vocabulary}, the teacher's, for distillation token by token. Got {sorted(asked)}."
-    return [Mistake("students.dims.vocabulary", f"{said} Leave it out to have that.")]
 
 
 LEAST_BITS = 4  # of a weight, at the smallest precision
@@ -270,13 +279,15 @@ def say_all(show: Show, notes: tuple[str, ...], warnings: tuple[str, ...]) -> No
 
 
 def open_target(spec: Spec, name: str) -> Target:
+    """With its paths, which are relative to the file's folder, as they are found from here."""
     options = spec.targets.get(name)
     given = options.model_dump(exclude_none=True) if options else {}
-    if "profile" not in given:
-        return resolve_target(name, given)
-    path = spec.folder / given["profile"]
-    target = resolve_target(name, given | {"profile": str(path)})
-    return replace(target, options={**target.options, "id": read_profile(path).id})  # another calibration is another
+    paths = {key: str(spec.folder / Path(given[key]).expanduser()) for key in given if key in PATHS}
+    target = resolve_target(name, given | paths)
+    if "profile" not in paths:
+        return target
+    calibration = read_profile(Path(paths["profile"])).id  # another calibration is another target
+    return replace(target, options={**target.options, "id": calibration})
 
 
 LIMITS = (
@@ -346,6 +357,7 @@ def teacher_options(spec: Spec) -> list[TeacherOptions]:
             licence=teacher.licence,
             origin=teacher.origin,
             device=pick_device(spec.device),
+            tokenizer=teacher.tokenizer,
         )
         for teacher in spec.teacher
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import PRESETS, WorkerDied, host, run_on_core, unavailable
+from benchmark import PRESETS, WorkerDied, describe_core, host, run_on_core, unavailable
 from export import Runner
 from family import spaces
 from family.job import Job
@@ -44,7 +44,11 @@ def kernels_of(job: Job, params: Mapping[str, Any], precision: str, training: Tr
             continue
         place = folder / precision / "kernels" / f"{kernel.replace(' ', '-')}.json"
         see = partial(see_kernel, job, params, folder, precision, kernel, rows)
-        found[kernel] = remember(place, [*hashes, rows, job.host if kernel not in KERNELS else ""], see)
+        by = job.host if kernel not in KERNELS else describe_core(kernel)["fingerprint"]
+        try:
+            found[kernel] = remember(place, [*hashes, rows, by], see)
+        except (ValueError, WorkerDied) as problem:  # another time it may run
+            found[kernel] = {"skipped": str(problem).rstrip(".")}
     return found
 
 
@@ -58,12 +62,10 @@ def count_rows(job: Job, params: Mapping[str, Any]) -> int:
 def see_kernel(
     job: Job, params: Mapping[str, Any], folder: Path, precision: str, kernel: str, count: int
 ) -> dict[str, Any]:
-    """Answers of the file on a kernel beside fp32's here."""
+    """Answers of the file on a kernel beside fp32's here. Raises ValueError where it does not run there, WorkerDied
+    where the emulator dies."""
     model, rows = folder / precision / "model.onnx", job.task.seen_by(params).raw("test", np.arange(count))
-    try:
-        ours = run_on_core(kernel, model, rows) if kernel in KERNELS else Runner(model)(rows)
-    except (ValueError, WorkerDied) as problem:
-        return {"skipped": str(problem).rstrip(".")}
+    ours = run_on_core(kernel, model, rows) if kernel in KERNELS else Runner(model)(rows)
     theirs = Runner(folder / "fp32" / "model.onnx")(rows)
     return {
         "what": KERNELS.get(kernel) or say_own(),

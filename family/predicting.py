@@ -6,6 +6,7 @@ one that every budget refuses even at its predicted best, by a margin taken from
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +25,11 @@ from benchmark import (
     predictor_to_dict,
 )
 from family import spaces
-from family.candidates import measure_untrained, opset, parts_of, violation
+from family.candidates import opset, parts_of, violation
+from family.deaths import Unmeasurable, try_measuring
 from family.features import count_features
 from family.job import Job, cost_limits
+from family.measurers import key_of
 from family.progress import Stage
 from family.run_folder import recall, remember
 from family.sampling import even_draws
@@ -107,18 +110,22 @@ def design(job: Job, targets: Sequence[str]) -> Sequence[Params]:
 
 def predictor_place(job: Job, students: Sequence[Params], targets: Sequence[str]) -> tuple[Path, list[Any]]:
     """Where the predictors are kept, and what they depend on."""
-    measured = {name: [str(job.targets[name]), *(part for _, part in parts_of(job, [name]))] for name in targets}
+    measured = {name: [*key_of(job, name), *(part for _, part in parts_of(job, [name]))] for name in targets}
     inputs = [job.student_id, job.precisions, opset(job), measured, job.host, [dict(s) for s in students]]
     return job.folder / "measuring" / "predictors.json", inputs
 
 
 def fit_students(job: Job, students: Sequence[Params], benches: Mapping[str, Meter]) -> dict[str, Any]:
-    """Measure and fit: `{target: {precision: {quantity: predictor as plain data}}}`."""
+    """Measure and fit: `{target: {precision: {quantity: predictor as plain data}}}`, nothing where too few can be
+    measured."""
     rows, costs = [], []
     for done, params in enumerate(students):
         job.watch(Stage("measuring a few students to predict costs from", done, len(students)))
-        rows.append(feature_row(job, params))
-        costs.append(measure_untrained(job, params, benches)["costs"])
+        with contextlib.suppress(Unmeasurable):  # the search will say so
+            costs.append(try_measuring(job, params, benches)["costs"])
+            rows.append(feature_row(job, params))
+    if len(rows) < FEWEST:
+        return {}
 
     def fit_one(*where: str) -> dict[str, Any]:
         return predictor_to_dict(fit(rows, [read_value(one, where) for one in costs]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark import Meter, host, host_fingerprint
-from export import describe, front_data, write_student
+from benchmark import host, host_fingerprint
+from export import describe, front_data
 from family import spaces
 from family.checks import check_student
 from family.controls import NO_VERDICT, compare, faithful_pairs, judge, read_test
@@ -22,14 +22,18 @@ from family.guard_told import card_guard, say_unguarded, ship_guard, tell_guard
 from family.guards import guarded_file, see_guard
 from family.job import Job, limits_of
 from family.kernels import kernels_of
+from family.measurers import facts_of
 from family.recipe import Recipe
-from family.run_folder import recall, remember, without_nan, write_beside, write_json, write_table
+from family.run_folder import without_nan, write_beside, write_json, write_table
 from family.search import Searched
+from family.shipping import golden_rows, ship
 from family.soft_targets import teacher_classes
 from family.spent import count_compute
 from family.students import outputs_of
 from family.tasks.text_task import TextTask
 from family.text.answering import tell_answers, tell_asking
+from family.text.fidelity import tell_fidelity
+from family.text.tfidf import fit_tfidf, hold_against, tfidf_outputs
 from family.types import Split, Training
 from reports import Choice, Interval, difference, frontier, score_interval
 
@@ -66,19 +70,10 @@ def write_environment(job: Job) -> None:
         "python": platform.python_version(),
         "device": job.device,
     }
-    environment["targets"] = {name: {"transport": t.transport, **t.options} for name, t in job.targets.items()}
-    environment["measured_by"] = {name: recall(*host_place(job, name)) for name in job.measured_targets()}
+    targets = {name: target.portable for name, target in job.targets.items()}
+    environment["targets"] = {name: {"transport": t.transport, **t.options} for name, t in targets.items()}
+    environment["measured_by"] = {name: facts_of(job, name) for name in job.measured_targets()}
     write_json(job.folder / "environment.json", environment)
-
-
-def keep_hosts(job: Job, benches: Mapping[str, Meter]) -> None:
-    """What measures each target, asked once: figures carry its fingerprint alone."""
-    for name, bench in benches.items():
-        remember(*host_place(job, name), bench.facts)
-
-
-def host_place(job: Job, target: str) -> tuple[Path, list[Any]]:
-    return job.folder / "measuring" / f"host-{target}.json", [str(job.targets[target]), job.host]
 
 
 def write_family(
@@ -98,13 +93,16 @@ def write_family(
     reads = read_test(job, f"students {sorted(chosen)}")
     compared = {key: compare(job, finalists[key[0]], key[1], recipe) for key in sorted(chosen)}
     verdicts = judge(job, compared, recipe)
+    words = fit_tfidf(job)
     teacher = score_teacher(job)
     rows = add_test_scores(job, rows, chosen, finalists, recipe.student)
     write_records(job, rows, teacher, compared, teacher_latency)
-    write_predictions(job, recipe, chosen, finalists)
+    write_predictions(job, recipe, chosen, finalists, words)
     write_test_rows(job)
     entries = {
-        name: budget_entry(job, name, choices.get(name), finalists, recipe, compared, verdicts, rows, guards.get(name))
+        name: budget_entry(
+            job, name, choices.get(name), finalists, recipe, compared, verdicts, rows, guards.get(name), words
+        )
         for name in job.spec.budgets
     }
     family = {
@@ -115,6 +113,7 @@ def write_family(
         | {"val_augmented": job.augmented_score(), "cost": teacher_cost(job, teacher_latency)},
         "answers": tell_asking(job),
         "budgets": entries,
+        **({"tfidf": words} if words else {}),
         "frontier": frontiers(job, rows),
         "targets": {n: {"main_cost": job.spec.main_cost(n), "unavailable": job.skipped.get(n)} for n in job.targets},
         "recipe": {"student": vars(recipe.student), "control": vars(recipe.control)},
@@ -224,13 +223,16 @@ def control_row(student: Mapping[Any, Any], found: Mapping[str, Any]) -> dict[st
     )
 
 
-def write_predictions(job: Job, recipe: Recipe, chosen: set[tuple[str, str]], finalists: Finalists) -> None:
+def write_predictions(
+    job: Job, recipe: Recipe, chosen: set[tuple[str, str]], finalists: Finalists, words: Mapping[str, Any]
+) -> None:
     """Long table: split, row, model, precision, seed, truth, output, and group where rows come in groups; of the
-    chosen, their controls and the teacher."""
+    chosen, their controls and the teacher, and of texts TF-IDF."""
     tables = []
     for split in ("val", "test"):
         told = job.teacher_outputs(split)
         tables += [] if told is None else [prediction_rows(job, split, "teacher", "", -1, told)]
+        tables += [prediction_rows(job, split, f"tfidf:{t}", "", -1, tfidf_outputs(job, t, split)) for t in words]
         for identity, precision in sorted(chosen):
             params = finalists[identity]
             outputs = outputs_of(job, params, recipe.student, precision, split)
@@ -303,6 +305,7 @@ def budget_entry(
     verdicts: Mapping[tuple[str, str], str],
     rows: pd.DataFrame,
     guard: Mapping[str, Any] | None,
+    words: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `family.json` says of one budget; a kept one also gets its student folder."""
     budget = job.spec.budgets[name]
@@ -312,7 +315,9 @@ def budget_entry(
     if choice is None:
         return base | {"status": "missed", "nearest": None, "relax": {}, "limits": {}}
     if choice.status != "kept":
-        missed = {"nearest": choice.nearest, "relax": choice.relax, "limits": choice.limits}
+        missed: dict[str, Any] = {"nearest": choice.nearest, "relax": choice.relax, "limits": choice.limits}
+        if why := find_untold(rows[rows["target"] == budget.target], limits_of(budget)):
+            missed["untold"] = why
         return base | {"status": choice.status} | missed
     key = winner(choice)
     params = finalists[key[0]]
@@ -345,11 +350,22 @@ def budget_entry(
         "flips": flips(job, params, key[1], recipe),
         "answers": tell_answers(job, params, key[1], recipe),
         "kernels": kernels_of(job, params, key[1], recipe.student),
+        "fidelity": tell_fidelity(job, params, key[1], recipe.student, recipe.control),
     }
+    if words:
+        entry["tfidf"] = hold_against(job, outputs_of(job, params, recipe.student, key[1], "test"), words)
     if guard is not None:
         seen = see_guard(job, params, key[1], recipe.student) if guard["on"] else {}
         entry = ship_guard(entry, {**guard, **seen})
-    return entry | {"checks": write_student_folder(job, name, entry, params, recipe.student)}
+    return entry | {"checks": write_student_folder(job, name, entry, params, recipe.student, words)}
+
+
+def find_untold(rows: pd.DataFrame, limits: Iterable[str]) -> str | None:
+    """Of the first limit that no row's figures tell, why; None where each is told of some row."""
+    for quantity in limits:
+        if f"{quantity}_untold" in rows and rows[quantity].isna().all():
+            return f"its {quantity} is untold: {rows[f'{quantity}_untold'].dropna().iloc[0]}"
+    return None
 
 
 def say_left_out(compared: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
@@ -432,7 +448,12 @@ def coverage(job: Job) -> dict[str, Any]:
 
 
 def write_student_folder(
-    job: Job, name: str, entry: Mapping[str, Any], params: Mapping[str, Any], training: Training
+    job: Job,
+    name: str,
+    entry: Mapping[str, Any],
+    params: Mapping[str, Any],
+    training: Training,
+    words: Mapping[str, Any],
 ) -> dict[str, Any]:
     """students/<budget>/: the file that was scored and measured, with its guard where it has one, and all an app needs.
     Returns its checks."""
@@ -440,7 +461,7 @@ def write_student_folder(
     guarded = guarded_file(job, params, entry["precision"], training)
     path = guarded if told else guarded.with_name("model.onnx")
     task = job.task.seen_by(params)
-    golden = task.raw("val", np.arange(1 if task.ragged else min(4, task.rows("val"))))
+    golden = task.raw("val", golden_rows(task))
     checks, beside = check_student(job, path, entry["precision"], golden)
     manifest = {
         "name": f"{job.spec.name}/{name}",
@@ -454,14 +475,8 @@ def write_student_folder(
         "checks": checks,
         **told,
     }
-    write_student(
-        job.folder / "students" / name,
-        describe(path, entry["precision"]),
-        manifest,
-        golden,
-        card(job, name, entry),
-        beside,
-    )
+    artifact = describe(path, entry["precision"])
+    ship(task, job.folder / "students" / name, artifact, manifest, golden, card(job, name, entry, words), beside)
     return checks
 
 
@@ -470,7 +485,7 @@ def given_by(job: Job, what: str) -> str | None:
     return "; ".join(dict.fromkeys(said for t in job.spec.teacher if (said := getattr(t, what)))) or None
 
 
-def card(job: Job, name: str, entry: Mapping[str, Any]) -> str:
+def card(job: Job, name: str, entry: Mapping[str, Any], words: Mapping[str, Any]) -> str:
     """MODEL_CARD.md: what it is for, how good, what not to use it for."""
     test, measure = entry["test"], job.task.score.name
     control = entry["control"]
@@ -484,7 +499,7 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
 - {measure} on {job.task.rows("test")} held-out test rows: {test["value"]:.4f}
   (95 % interval {test["low"]:.4f} to {test["high"]:.4f})
 - against the same student trained on labels alone: {say_verdict(entry)}{say_gap(control)}
-{limits}
+{card_words(entry, words)}{limits}
 
 ## Limits of use
 - It was taught by a teacher and inherits that teacher's mistakes and bias.
@@ -492,6 +507,17 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
   {job.task.rows("transfer")} unlabelled rows.
 - Inputs unlike those give confident answers that mean nothing. Scores hold for data like the test rows.
 {card_guard(entry)}"""
+
+
+def card_words(entry: Mapping[str, Any], words: Mapping[str, Any]) -> str:
+    """A line on TF-IDF with a linear model, where the student reads texts."""
+    if not words:
+        return ""
+    told = " and ".join(
+        f"{one['test']['value']:.4f} on {'labels' if taught == 'labels' else 'the answers of the teacher'}"
+        for taught, one in words.items()
+    )
+    return f"- TF-IDF with a linear model: {told}{'. TF-IDF wins here' if entry['tfidf']['wins'] else ''}\n"
 
 
 def say_gap(control: Mapping[str, Any]) -> str:
@@ -538,7 +564,8 @@ def say_way_out(entry: Mapping[str, Any]) -> str:
     relax = [
         f"{quantity} from {entry['asked'][quantity]:g} to {value:.4g}" for quantity, value in entry["relax"].items()
     ]
-    return f"relax {' and '.join(relax)}" if relax else "no student could be measured against its limits"
+    nothing = "no student could be measured against its limits"
+    return f"relax {' and '.join(relax)}" if relax else "; ".join([nothing, *filter(None, [entry.get("untold")])])
 
 
 ONE_SEED = {

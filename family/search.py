@@ -28,7 +28,6 @@ from family.candidates import (
     budgets_kept,
     candidate_id,
     drawn_without_limits,
-    measure_untrained,
     say_cost,
     told_cost,
     violation,
@@ -38,6 +37,7 @@ from family.candidates import (
 from family.carry import carry_over, note_study
 from family.cluster import place_workers
 from family.crew import Crew, Measure, hand_over, left_by_process, left_by_silence, never_left, trials_to_run
+from family.deaths import Unmeasurable, try_measuring
 from family.engines import Judge, calibrate, open_judge
 from family.job import Job
 from family.predicting import CostFilter, open_filter, recall_filter
@@ -89,7 +89,7 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Meter]) -> Searched
     note_study(job, study, judged_by)
     enqueue_start(study, job, costs)
     publish(study, job, recipe, judge, list(benches))
-    measure = partial(measure_untrained, job, benches=benches)
+    measure = partial(try_measuring, job, benches=benches)
     here, name = count_workers(job.spec.search.workers) - 1, study.study_name
     with start_workers(job, name, here) as alive, place_workers(job, name):
         run_turns(study, job, judge, gather_crew(study, job, list(benches), measure, alive, costs))
@@ -265,8 +265,9 @@ def count_preparation(study: optuna.Study, job: Job, seconds: float) -> None:
 
 
 def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, crew: Crew) -> bool:
-    """Prune the candidate where it is predicted to break every budget by far, or measured to fit none; else judge it
-    and tell. Whether it was judged here: it may be left to a guest, or another worker may have told it meanwhile."""
+    """Prune the candidate where it is predicted to break every budget by far, or measured to fit none; fail one that
+    what measures dies of; else judge it and tell. Whether it was judged here: it may be left to a guest, or another
+    worker may have told it meanwhile."""
     try:
         trial.set_user_attr("worker", crew.name)
         candidate = trial.user_attrs.get("candidate")
@@ -279,6 +280,11 @@ def run_trial(study: optuna.Study, trial: Trial, job: Job, judge: Judge, crew: C
             if hand_over(study, trial, crew):
                 return False
         judge_candidate(study, trial, candidate, job, judge, crew.targets)
+    except Unmeasurable as problem:
+        trial.set_user_attr("unmeasurable", str(problem))
+        study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        job.show(f"warning: trial {trial.number}: {describe(trial.params)}  is left out; {problem}")
+        return False
     except UpdateFinishedTrialError:
         job.show(f"trial {trial.number}: another worker has told it")
         return False
@@ -344,7 +350,9 @@ def summarise(
     rows = [row_of(t, t.user_attrs.get("candidate", {})) for t in trials]
     count = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "fail")}
     summary = {"engine": judge.name, **judge.facts, "asked": len(rows), "trials": count["complete"]}
-    summary |= {"pruned": count["pruned"], "diverged": count["fail"]}
+    unmeasurable = sum(row["unmeasurable"] is not None for row in rows)
+    summary |= {"pruned": count["pruned"], "diverged": count["fail"] - unmeasurable}
+    summary |= {"unmeasurable": unmeasurable} if unmeasurable else {}
     known = sum("known" in t.user_attrs for t in trials if t.state == TrialState.COMPLETE)
     summary |= {"known_from_before": known} if known else {}
     summary["infeasible_share"] = count["pruned"] / max(len(rows), 1)
@@ -366,5 +374,5 @@ def row_of(trial: FrozenTrial, candidate: Mapping[str, Any]) -> dict[str, Any]:
         "measure_s": candidate.get("measure_s"),
         "predicted": candidate.get("predicted", False),
         "untold": candidate.get("untold"),
-        **{name: trial.user_attrs.get(name) for name in ("judge_s", "worker")},
+        **{name: trial.user_attrs.get(name) for name in ("judge_s", "worker", "unmeasurable")},
     }

@@ -23,6 +23,7 @@ from family.tasks.lm_task import LmTask
 from family.tasks.text_task import VOCABULARIES, TextTask
 from family.text.decoder import DecoderStudent, shape_of
 from family.text.readers import static, token_encoder
+from family.text.tokenizer import LEAST
 from family.types import Dim, StudentSpace, Task
 
 Params = Mapping[str, Any]
@@ -79,7 +80,7 @@ def decoder() -> StudentSpace:
         "depth": Dim(1, 6),
         "heads": Dim(choices=(2, 4)),
         "feed": Dim(choices=(2, 3, 4)),
-        "vocabulary": Dim(300, 1_000_000),
+        "vocabulary": Dim(LEAST, 1_000_000),
         "context": Dim(16, 4096),
     }
 
@@ -114,6 +115,7 @@ def open_space(name: str, options: Mapping[str, Any] | None, folder: Path, task:
     built_in = {**SPACES, **OF_TEXTS} if reads else SPACES
     space = built_in[name]() if name in SPACES else open_foreign(name, folder)
     space = narrow(space, {**defaults_of(space, task), **(options or {})})
+    check_shared(space, task)
     space = fit_vocabulary(space, task)
     for pick in (smallest, middle, largest):
         check_build(space, pick(space), task)
@@ -140,6 +142,16 @@ def fit_vocabulary(space: StudentSpace, task: Task) -> StudentSpace:
     else:
         fitting = on_grid(replace(dim, low=min(dim.low or most, most), high=min(dim.high or most, most)))
     return replace(space, dims={**space.dims, "vocabulary": fitting})
+
+
+def check_shared(space: StudentSpace, task: Task) -> None:
+    """Students that are taught token by token have the teacher's tokens, all of them. Raises Mistakes."""
+    if not isinstance(task, LmTask) or not task.shared:
+        return
+    asked = sorted({int(pick(space).get("vocabulary", task.vocabulary)) for pick in (smallest, largest)})
+    if asked != [task.vocabulary]:
+        said = f"must be {task.vocabulary}, the teacher's, for distillation token by token. Got {asked}."
+        raise mistake("students.dims.vocabulary", f"{said} Leave it out to have that.")
 
 
 def fingerprint_of(space: StudentSpace, name: str, folder: Path, task: Task) -> str:

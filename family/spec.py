@@ -185,7 +185,7 @@ class TeacherSpec(Part):
     """Which output, where there are several."""
     gives: Literal["auto", "logits", "probabilities"] = "auto"
     tokenizer: str | None = None
-    """Of a language model: its tokenizer.json, where it brings none."""
+    """Of a language model, or of an .onnx that reads texts: its tokenizer.json, where it brings none."""
     preprocess: PreprocessSpec | None = None
     classes: Names | None = None
     """The order of its outputs, where it is not the data's: a text file of one class a line, or a list of names."""

@@ -16,7 +16,7 @@ from family import spaces
 from family.candidates import CALIBRATION_ROWS, candidate_folder, export_graphs, opset
 from family.job import Job
 from family.run_folder import content_id, remember, write_beside
-from family.supernet import CannotRank, shared_weights
+from family.supernet import CannotRank, begin_from_teacher, shared_weights
 from family.train import load_student, one_thread, rows_at_once, save_student, train
 from family.types import Split, Task, Training
 
@@ -59,6 +59,7 @@ def train_candidate(job: Job, params: Mapping[str, Any], training: Training) -> 
     def work() -> dict[str, Any]:
         module = spaces.build_student(job.space, params, job.task, training.seed)
         inherited = bool(training.inherits)
+        begin_from_teacher(job, module, training)
         if inherited:
             module, inherited = begin_from_shared(job, params, training, module)
         checkpoint = folder / "checkpoint"
@@ -91,7 +92,9 @@ def begin_from_shared(
         return shared.slice_into(module), True
     except CannotRank as problem:
         job.show(f"warning: {spaces.describe_params(params)} begins from values of its own: {problem}")
-        return spaces.build_student(job.space, params, job.task, training.seed), False
+        module = spaces.build_student(job.space, params, job.task, training.seed)
+        begin_from_teacher(job, module, training)
+        return module, False
 
 
 def load_trained(job: Job, params: Mapping[str, Any], training: Training) -> nn.Module:

@@ -20,16 +20,17 @@ from family.candidates import (
     EXTRA,
     is_of_part,
     is_static,
-    measure_untrained,
     measuring_place,
     open_benches,
     opset,
     parts_of,
 )
 from family.crew import Measure
+from family.deaths import try_measuring
 from family.engines import ENGINES, Judge
 from family.errors import RunFailed
 from family.job import Job, limits_of
+from family.measurers import key_of
 from family.run_folder import content_id, recall, remember
 from family.spec import Spec
 from family.storages import hide_password, open_storage
@@ -53,13 +54,14 @@ def storage_of(job: Job) -> BaseStorage:
 def study_id(job: Job, recipe: Training, engine: str, targets: Sequence[str]) -> str:
     """Stands for everything that a trial's values, constraint and costs depend on: what the input says, by which
     workers elsewhere find it, and what the main command found out on its host."""
-    return f"{input_id(job)}-{content_id(training_id(job, recipe), engine, list(targets), job.host)}"
+    measured = {name: key_of(job, name) for name in targets}
+    return f"{input_id(job)}-{content_id(training_id(job, recipe), engine, job.host, measured)}"
 
 
 def input_id(job: Job) -> str:
     """Stands for what the same files say on any host."""
     budgets = {name: [b.target, limits_of(b), b.cheapest_by] for name, b in job.spec.budgets.items()}
-    targets = {name: [str(target), job.spec.main_cost(name)] for name, target in job.targets.items()}
+    targets = {name: [target.id, job.spec.main_cost(name)] for name, target in job.targets.items()}
     taught = [job.task.fingerprint, job.task.score.name, job.teacher.fingerprint]
     return content_id(job.student_id, taught, budgets, targets, job.precisions, opset(job))
 
@@ -142,10 +144,10 @@ def open_measuring(job: Job, joined: Joined) -> Iterator[Measure | None]:
     """How this worker measures a candidate; None where its host must not: figures of unlike hosts never mix."""
     targets = joined.facts["targets"]
     if is_static(job):
-        yield partial(measure_untrained, job, benches=dict.fromkeys(targets))
+        yield partial(try_measuring, job, benches=dict.fromkeys(targets))
     elif joined.facts["host"] == job.host and set(targets) <= set(job.measured_targets()):
         with open_benches(job) as benches:
-            yield partial(measure_untrained, job, benches={name: benches[name] for name in targets})
+            yield partial(try_measuring, job, benches={name: benches[name] for name in targets})
     else:
         job.show(f"this host ({job.host}) is not the one that is measured ({joined.facts['host']}): it trains only")
         yield None

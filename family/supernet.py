@@ -21,6 +21,7 @@ from family import spaces
 from family.job import Job
 from family.run_folder import content_id, remember
 from family.sampling import even_draws
+from family.text.first_values import begin_from_table
 from family.train import (
     WEIGHT_DECAY,
     Batch,
@@ -123,6 +124,12 @@ def leading(value: torch.Tensor) -> tuple[slice, ...]:
     return tuple(slice(0, n) for n in value.shape)
 
 
+def begin_from_teacher(job: Job, module: nn.Module, training: Training) -> None:
+    """What a taught student takes of its teacher before the first step; a control takes nothing."""
+    if training.loss != "labels" and job.first_values is not None:
+        begin_from_table(module, job.first_values)
+
+
 def shared_weights(job: Job, training: Training) -> Supernet:
     """Those that a student trained by `training` starts from, or would be ranked by where it inherits nothing:
     of its seed, over students even in log cost. Raises CannotRank."""
@@ -139,6 +146,7 @@ def train_supernet(job: Job, training: Training, pool: Sequence[Params]) -> Supe
     where it stopped. Raises CannotRank."""
     folder = job.folder / "supernet" / content_id(job.student_id, training.identity, list(map(dict, pool)))
     largest = build(job, spaces.largest(job.space))
+    begin_from_teacher(job, largest, training)
 
     def work() -> dict[str, float]:  # what counts is what was done: `family.spent` reads it
         check_nesting(job, pool)

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from benchmark import Bench, Meter, measurement_to_dict, needs_ladder
-from family.candidates import remember_ladder, write_feeds, write_references
+from family.candidates import middle_row, remember_ladder, write_feeds, write_references
 from family.job import Job, teacher_options
+from family.measurers import key_of
 from family.progress import Stage
 from family.run_folder import remember, write_beside
+from family.tasks.text_task import TextTask
 from family.teacher_kinds import file_of, onnx_feed
+from family.text.string_teachers import string_feed
 
 
 def measure_teacher(job: Job, benches: Mapping[str, Meter]) -> dict[str, dict[str, Any]]:
@@ -27,7 +30,7 @@ def measure_teacher(job: Job, benches: Mapping[str, Meter]) -> dict[str, dict[st
     for name in benches:
         if not needs_ladder(job.targets[name]):
             continue
-        inputs = [job.teacher.fingerprint, job.student_id, str(job.targets[name]), job.host]
+        inputs = [job.teacher.fingerprint, job.student_id, *key_of(job, name)]
         kept = remember(
             job.folder / "measuring" / f"teacher-{name}.json", inputs, partial(time_teacher, job, name, path)
         )
@@ -52,7 +55,10 @@ def time_teacher(job: Job, target: str, path: Path) -> dict[str, Any]:
     job.watch(Stage(f"timing the teacher on {target}"))
     feeds = job.folder / "measuring" / "teacher-feeds.npz"
     (options,) = teacher_options(job.spec)
-    feed = onnx_feed(options, job.task, job.spec.folder)
+    if isinstance(job.task, TextTask):
+        feed = string_feed(options, job.task, job.spec.folder, middle_row(job.task))
+    else:
+        feed = onnx_feed(options, job.task, job.spec.folder)
 
     def save(beside: Path) -> None:
         with beside.open("wb") as handle:

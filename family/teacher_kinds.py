@@ -49,17 +49,21 @@ class TeacherOptions:
     origin: str | None = None
     device: str = "cpu"  # of a torch factory's module
     may_train: bool = True  # the built-in one, where it is not there yet
+    tokenizer: str | None = None  # of a file that takes ids: its tokenizer.json
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A teacher as found: `ask(split, rows, view) -> (rows, k)` as it speaks, before logarithms and order."""
+    """A teacher as found: `ask(split, rows, view) -> (rows, k)` as it speaks, before logarithms and order. `embed`: of
+    one that reads strings, their vectors (n, k); `names`: what it calls its outputs, where it says so."""
 
     ask: Callable[[Split, np.ndarray, int], np.ndarray]
     fingerprint: str
     views: int | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    embed: Callable[[Sequence[str]], np.ndarray] | None = None
+    names: tuple[str, ...] = ()
 
 
 def first_line(problem: BaseException) -> str:
@@ -85,6 +89,12 @@ def hash_files(paths: Sequence[Path]) -> str:
 
 def open_factory(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
     """`path/file.py:function`, called without arguments, gives a torch.nn.Module with its weights."""
+    module, key = load_module(options, folder)
+    return ask_module(module, options, task, key)
+
+
+def load_module(options: TeacherOptions, folder: Path) -> tuple[torch.nn.Module, str]:
+    """The factory's module in eval mode on its device, and what stands for its code and weights."""
     make = load(options.path, folder, "teacher")
     try:
         module = make()
@@ -97,7 +107,7 @@ def open_factory(options: TeacherOptions, task: Task, folder: Path, cache: Path)
         raise mistake("teacher", f"{options.path} has weights without values (a lazy layer). It must load its weights.")
     door = (folder / options.path.rpartition(":")[0]).resolve()
     key = content_id(hash_files([door, *code_files(module, door.parent)]), hash_weights(module))
-    return ask_module(module.eval().to(options.device), options, task, key)
+    return module.eval().to(options.device), key
 
 
 def code_files(module: torch.nn.Module, folder: Path) -> list[Path]:
@@ -150,12 +160,15 @@ def ask_module(
     def ask(split: Split, rows: np.ndarray, view: int) -> np.ndarray:
         return run_batches(run, task.teacher_inputs(split, rows, view, options.preprocess), batch)
 
+    return Asked(ask, key, cost=weigh_module(module))
+
+
+def weigh_module(module: torch.nn.Module) -> dict[str, float]:
     tensors = [*module.parameters(), *module.buffers()]
-    cost = {
+    return {
         "parameters": sum(p.numel() for p in module.parameters()),
         "size_kb": sum(t.numel() * t.element_size() for t in tensors) / 1000,
     }
-    return Asked(ask, key, cost=cost)
 
 
 def describe(arrays: Sequence[np.ndarray]) -> str:
@@ -234,11 +247,14 @@ def open_onnx(options: TeacherOptions, task: Task, folder: Path, cache: Path) ->
         check_onnx_inputs(takes, arrays, options.path)
         return run_batches(run, arrays, batch)
 
-    cost = {
+    return Asked(ask, hash_files(files), cost=onnx_cost(model, files), notes=notes)
+
+
+def onnx_cost(model: onnx.ModelProto, files: Sequence[Path]) -> dict[str, float]:
+    return {
         "parameters": int(sum(np.prod(tensor.dims, dtype=np.int64) for tensor in model.graph.initializer)),
         "size_kb": sum(file.stat().st_size for file in files) / 1000,
     }
-    return Asked(ask, hash_files(files), cost=cost, notes=notes)
 
 
 def onnx_feed(options: TeacherOptions, task: Task, folder: Path) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from family.doors import is_reference
 from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id
 from family.suggest import nearest
+from family.tasks.text_task import TextTask
 from family.teacher_kinds import TEACHERS, Asked, TeacherOptions
+from family.text.string_teachers import STRING_TEACHERS
 from family.types import VALUES, Kind, Split, Task, Teacher
 from reports import Interval, score_interval
 
@@ -40,6 +42,11 @@ class OneTeacher:
     @property
     def cost(self) -> Mapping[str, Any]:
         return self.asked.cost
+
+    @property
+    def embed(self) -> Callable[[Sequence[str]], np.ndarray] | None:
+        """Vectors (n, k) of strings, where it reads those."""
+        return self.asked.embed
 
     def outputs(self, split: Split, rows: np.ndarray, view: int) -> np.ndarray:
         """(rows, outputs) float32. Raises Mistakes for values that are not finite."""
@@ -114,14 +121,25 @@ def open_teacher(options: Sequence[TeacherOptions], task: Task, folder: Path, ca
 
 def open_one(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Teacher:
     """Open it and look at what it says of a few validation rows."""
-    asked = TEACHERS[kind_of(options.path)](options, task, folder, cache)
+    asked = open_asked(options, task, folder, cache)
     rows = np.arange(min(PROBE, task.rows("val")))
     said = np.asarray(asked.ask("val", rows, 0), np.float32).reshape(len(rows), -1)
     check_outputs(said, task)
     link, notes = find_link(said, task.kind, options.gives)
-    order = class_order(options, task, folder)
+    order = class_order(options, asked.names, task, folder)
     told = [options.output, options.preprocess, link, None if order is None else order.tolist()]
     return OneTeacher(asked, content_id(asked.fingerprint, told), (*asked.notes, *notes), link, order)
+
+
+def open_asked(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
+    """The teacher as it speaks; of texts one that reads strings."""
+    if not isinstance(task, TextTask):
+        return TEACHERS[kind_of(options.path)](options, task, folder, cache)
+    kind = "folder" if (folder / options.path).is_dir() else Path(options.path).suffix.lower()
+    kind = kind if kind in STRING_TEACHERS else kind_of(options.path)
+    if kind == ".pt2":
+        raise mistake("teacher", f"{options.path} cannot read strings; put it behind path/file.py:function for texts.")
+    return {**TEACHERS, **STRING_TEACHERS}[kind](options, task, folder, cache)
 
 
 def kind_of(path: str) -> str:
@@ -181,10 +199,12 @@ def find_link(said: np.ndarray, kind: Kind, gives: str) -> tuple[str, tuple[str,
     return link, (f"teacher: gives {what}, guessed from its values",)
 
 
-def class_order(options: TeacherOptions, task: Task, folder: Path) -> np.ndarray | None:
-    """Positions of the data's classes among the teacher's outputs; None where nothing names those."""
+def class_order(options: TeacherOptions, own: Sequence[str], task: Task, folder: Path) -> np.ndarray | None:
+    """Positions of the data's classes among the teacher's outputs; None where nothing names those. `own`: what it calls
+    them itself."""
     if options.classes is None:
-        return None
+        same = task.classes is not None and sorted(own) == sorted(task.classes)
+        return np.array([list(own).index(name) for name in task.classes or ()]) if same else None
     if task.classes is None:
         raise mistake("teacher.classes", "is for classes; the labels of this data are numbers.")
     names = read_names(options.classes, folder)

@@ -128,6 +128,7 @@ def count_workers(asked: int | str) -> int:
 def work(settings: Mapping[str, Any]) -> None:
     """What a worker process does: join the search until it is over, in the main command's run folder or `elsewhere`,
     in one of its own."""
+    from family.deaths import explain_death
     from family.job import open_job
     from family.search import join_search
 
@@ -136,7 +137,8 @@ def work(settings: Mapping[str, Any]) -> None:
     if settings["elsewhere"]:
         join(spec, run, print, cache, settings["study"])
     else:
-        join_search(open_job(spec, run, cache, print), settings["study"])
+        with explain_death():
+            join_search(open_job(spec, run, cache, print), settings["study"])
 
 
 def join(
@@ -147,6 +149,7 @@ def join(
     Raises Mistakes without `search.storage`, RunInUse, RunFailed where there is no such search.
     """
     from family.build import cache_folder
+    from family.deaths import explain_death
     from family.job import open_job
     from family.run_folder import explain_disk_trouble, hold_run
     from family.search import join_search
@@ -154,7 +157,7 @@ def join(
     if spec.search.storage is None:
         raise mistake("search.storage", "must say where the search is: postgresql://user@host/database.")
     check_url(spec.search.storage)
-    with hold_run(run), explain_disk_trouble(run):
+    with hold_run(run), explain_disk_trouble(run), explain_death():
         job = open_job(spec, run, cache or cache_folder(run), show)
         return join_search(job, study, wait_s)
 

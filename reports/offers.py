@@ -49,8 +49,7 @@ def show_targets(run: Run) -> Section | None:
         if rank:
             blocks.append(picture_frontier(run, target))
         blocks.append(_tabulate_target(run, target))
-        front = say_front(run, target)
-        blocks += [Text(front)] if front else []
+        blocks += [Text(told) for told in (say_front(run, target), say_reading(run, target)) if told]
     gone = run.family.get("targets", {}).items()
     blocks += [Text(f"{t} is not available here: {i['unavailable']}") for t, i in gone if i.get("unavailable")]
     return Section("What each target offers", tuple(blocks)) if blocks else None
@@ -106,6 +105,26 @@ def _line_up(run: Run, row: Mapping[str, Any], target: str, shown: Sequence[str]
         "Test": say_interval(run.score, take_interval(row, "test")),
     }
     return line | {f"{name_quantity(q).capitalize()}, {UNITS[q]}": say_measured(row, q) for q in shown}
+
+
+def say_reading(run: Run, target: str) -> str | None:
+    """What of the latency is the tokenizer's, where students read texts."""
+    rows = take_records(run, target)
+    if (
+        run.family.get("data", {}).get("task") != "text"
+        or "latency_ms" not in rows
+        or not rows["latency_ms"].notna().any()
+    ):
+        return None
+    if "tokenizer_ms" not in rows or not rows["tokenizer_ms"].notna().any():
+        return f"On {target} latency is that of the file alone: its tokenizer is not timed there."
+    rows = rows.dropna(subset=["tokenizer_ms", "latency_ms"])
+    shares = 100 * rows["tokenizer_ms"] / rows["latency_ms"]
+    least, most = f"{shares.min():.0f} %", f"{shares.max():.0f} %"
+    return (
+        "An app gives a text. So latency is that of tokenizer and file together, on a text of usual length; the "
+        f"tokenizer (Python tokenizers, one thread) takes {least if least == most else f'{least} to {most}'} of it."
+    )
 
 
 def say_front(run: Run, target: str) -> str | None:

@@ -18,6 +18,8 @@ COSTS = (
     "ms_per_token",
     "first_token_ms",
     "latency_ms",
+    "file_ms",
+    "tokenizer_ms",
     "latency_p95_ms",
     "latency_direct_ms",
     "latency_without_front_ms",

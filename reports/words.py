@@ -23,6 +23,8 @@ NAMES = {
     "ms_per_token": "time per token",
     "first_token_ms": "time to the first token",
     "latency_ms": "latency",
+    "file_ms": "latency of the file alone",
+    "tokenizer_ms": "latency of the tokenizer alone",
     "latency_direct_ms": "latency, timed directly",
     "latency_p95_ms": "latency, 95th percentile",
     "latency_without_front_ms": "latency without front",
@@ -36,6 +38,8 @@ QUALIFIERS = {
     "first_token_ms": " to the first token",
     "download_kb": " compressed",
     "latency_p95_ms": " at the 95th percentile",
+    "file_ms": " of the file alone",
+    "tokenizer_ms": " of the tokenizer alone",
     "latency_direct_ms": " timed directly",
     "latency_without_front_ms": " without front",
     "memory_mb": " of memory",
@@ -44,6 +48,8 @@ UNITS = {
     "ms_per_token": "ms per token",
     "first_token_ms": "ms",
     "latency_ms": "ms",
+    "file_ms": "ms",
+    "tokenizer_ms": "ms",
     "latency_direct_ms": "ms",
     "latency_p95_ms": "ms",
     "latency_without_front_ms": "ms",
@@ -131,6 +137,7 @@ def say_budget(run: Run, name: str) -> str:
     if budget["status"] == "missed":
         return _say_miss(run, budget)
     parts = [_say_found(run, name, budget), _say_teacher(run, name, budget), say_control(run, budget)]
+    parts += ["TF-IDF wins here"] if (budget.get("tfidf") or {}).get("wins") else []
     return "; ".join(p for p in parts if p) + "."
 
 
@@ -253,7 +260,8 @@ def count_seeds(budget: Mapping[str, Any]) -> int:
 def _say_miss(run: Run, budget: Mapping[str, Any]) -> str:
     relax, limits = budget.get("relax") or {}, budget.get("limits") or {}
     if not relax:
-        return "No student was measured that could keep it."
+        why = budget.get("untold")
+        return "No student was measured that could keep it" + (f"; {why}." if why else ".")
     parts = []
     for quantity, needed in relax.items():
         limit = limits.get(quantity, {}).get("limit")

@@ -11,7 +11,18 @@ import psutil
 import pytest
 from test_benchmark_ssh import device, left_there, models, pytestmark, target_of  # noqa: F401  fixtures
 
-from benchmark import WorkerDied, emulated, footprint, measure_memory, open_meter, resolve_target, unavailable
+from benchmark import (
+    WorkerDied,
+    direct,
+    emulated,
+    footprint,
+    measure_memory,
+    open_meter,
+    opened,
+    resolve_target,
+    unavailable,
+)
+from benchmark.c_runner import find_lacking
 from benchmark.device import FACTS, Reply, is_throttled, say_state
 from benchmark.targets import open_channel
 
@@ -57,15 +68,19 @@ def test_its_memory_grows_with_the_model(device, models, nothing_left):
     assert 0 < small.value < large.value
 
 
-@needs_emulator
-def test_what_decides_tells_memory_too(device, models, nothing_left):
-    with open_meter(arm_of(device)) as meter:
+needs_runner = pytest.mark.skipif(bool(find_lacking("x86_64")), reason=str(find_lacking("x86_64")))
+
+
+@needs_runner
+def test_what_decides_tells_memory_too(device, models, nothing_left, monkeypatch):
+    monkeypatch.setattr(direct, "SECONDS", 0.05)
+    with open_meter(target_of(device, runner="c", machine="x86_64")) as meter:
         (figures,) = meter.settle([models[64]])
     assert [one.quantity for one in figures][-3:] == ["latency_ms", "latency_p95_ms", "memory_mb"]
     assert figures[-1].provenance == "measured:device"
 
 
-@needs_emulator
+@needs_runner
 def test_memory_is_asked_through_one_connection_a_model_in_turn(device, models, monkeypatch):
     opened, at_once, most = [], 0, 0
 
@@ -86,7 +101,7 @@ def test_memory_is_asked_through_one_connection_a_model_in_turn(device, models, 
         return opened[-1]
 
     monkeypatch.setattr(footprint, "open_channel", counted)
-    measure_memory([models[64], models[256]], arm_of(device))
+    measure_memory([models[64], models[256]], target_of(device, runner="c", machine="x86_64"))
     assert (len(opened), most) == (1, 1)
 
 
@@ -207,6 +222,31 @@ def test_a_clock_that_falls_is_flagged():
     assert is_throttled(falling, facts(), facts())
     assert not is_throttled([*steady[:3], *falling[:2]], facts(), facts())
     assert not is_throttled(steady, facts(cap=None), facts(cap=None))
+
+
+class Throttled:
+    """A channel whose device's clock falls."""
+
+    def __init__(self, throttled):
+        self.throttled = throttled
+
+    def ask(self, do, model=None, **request):
+        return {"samples_ns": [[10**6] * 20] * 5, "throttled": self.throttled, "note": "50 to 90 °C"}
+
+    def host(self):
+        return {"fingerprint": "abc"}
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("throttled", [True, False])
+def test_a_figure_of_a_clock_that_fell_is_marked(models, monkeypatch, throttled):
+    monkeypatch.setattr(opened, "open_channel", lambda target, feeds: Throttled(throttled))
+    with open_meter(resolve_target("phone", {"transport": "adb"})) as meter:
+        _, latency, p95 = meter.quickly(models[64])
+    assert latency.noisy == p95.noisy == throttled
+    assert "50 to 90 °C" in latency.protocol
 
 
 def test_the_caps_of_all_processors_are_read(tmp_path):

@@ -40,7 +40,9 @@ def made_up(count=16, noise=0.02, seed=0):
 
 def fitted(**made):
     rows, ms = made_up(**made)
-    return calibrate(rows, [measured(one) for one in ms], {"fingerprint": "abc"}, "cortex-a53", PI, "2026-11-26")
+    return calibrate(
+        rows, [measured(one) for one in ms], range(len(rows)), {"fingerprint": "abc"}, "cortex-a53", PI, "2026-11-26"
+    )
 
 
 def test_the_weights_are_found_again():
@@ -97,9 +99,52 @@ def test_it_is_kept_in_a_file_and_a_changed_one_is_refused(tmp_path):
         read_profile(tmp_path / "no.json")
 
 
-def test_too_few_models_are_refused():
-    with pytest.raises(ValueError, match=r"at least 8 measured models\. Got 7"):
+def test_too_few_students_are_refused_however_many_files_each_has():
+    with pytest.raises(ValueError, match=r"at least 8 measured students\. Got 7"):
         fitted(count=7)
+    rows, ms = made_up(count=14)
+    with pytest.raises(ValueError, match=r"at least 8 measured students\. Got 7"):
+        calibrate(rows, [measured(one) for one in ms], [i // 2 for i in range(14)], {}, "cortex-a53", PI, "2026-11-26")
+
+
+def in_pairs(seed, count, spread=0.1):
+    """Two files a student that err alike, as fp32 and int8 of one architecture do."""
+    rng = np.random.default_rng(seed)
+    rows, truth = made_up(count=2 * count, noise=0.0, seed=seed)
+    alike = np.repeat(np.exp(spread * rng.standard_normal(count)), 2)
+    return rows, [ms * factor for ms, factor in zip(truth, alike, strict=True)], [i // 2 for i in range(2 * count)]
+
+
+def test_the_stated_reach_holds_where_files_of_a_student_err_alike():
+    """Over 60 calibrations of 8 students in 16 files, each held against 30 further students. A fit that has seen the
+    other file of a student errs less on this one than on a student that it has not seen."""
+    within, students = [], []
+    for seed in range(60):
+        rows, ms, numbers = in_pairs(seed, 8)
+        said = ({"fingerprint": "abc"}, "cortex-a53", PI, "2026-11-26")
+        profile = calibrate(rows, [measured(one) for one in ms], numbers, *said)
+        students.append(profile.students)
+        further, truth, _ = in_pairs(1000 + seed, 30)
+        for row, one in zip(further, truth, strict=True):
+            try:
+                ratio = one / profile.estimate(row)
+            except ValueError:
+                continue
+            within.append(1 / profile.reach <= ratio <= profile.reach)
+    assert set(students) == {8}
+    assert len(within) > 1500
+    assert 0.93 < np.mean(within) < 0.995
+
+
+def test_a_students_files_are_left_out_together():
+    rows, ms, numbers = in_pairs(0, 8)
+    ms[:2] = [3 * one for one in ms[:2]]  # the first student is unlike all others
+    said = ({"fingerprint": "abc"}, "cortex-a53", PI, "2026-11-26")
+    together = calibrate(rows, [measured(one) for one in ms], numbers, *said)
+    alone = calibrate(rows, [measured(one) for one in ms], range(len(rows)), *said)
+    assert together.errors[0] == pytest.approx(1 / 3 - 1, abs=0.2)
+    assert abs(together.errors[0]) > abs(alone.errors[0])
+    assert together.reach > alone.reach
 
 
 def test_a_target_with_a_profile_needs_no_transport_and_says_that_it_estimates(tmp_path):
@@ -117,7 +162,8 @@ def test_a_file_is_estimated_and_of_one_beyond_it_is_said_why_not(tmp_path):
     paths = [write_mlp(tmp_path / f"{width}.onnx", width, 2) for width in range(32, 128, 12)]
     rows = [count_features(path, "cortex-a53", 1, None) for path in paths]
     ms = [1e-6 * sum(row.values()) for row in rows]
-    profile = calibrate(rows, [measured(one) for one in ms], {"fingerprint": "abc"}, "cortex-a53", PI, "2026-11-26")
+    said = ({"fingerprint": "abc"}, "cortex-a53", PI, "2026-11-26")
+    profile = calibrate(rows, [measured(one) for one in ms], range(len(rows)), *said)
     write_profile(profile, tmp_path / "pi.json")
     with open_meter(resolve_target("phone", {"profile": str(tmp_path / "pi.json")})) as meter:
         size, latency = meter.quickly(paths[3])

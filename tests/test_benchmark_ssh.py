@@ -112,6 +112,17 @@ def test_an_unknown_host_key_is_refused_with_the_line_that_adds_it(device, tmp_p
     assert (tmp_path / "known").read_text() == ""
 
 
+def test_another_host_key_than_the_known_one_is_refused_and_not_added(device, tmp_path):
+    stranger = (device[0] / "stranger.pub").read_text().split()
+    before = f"[127.0.0.1]:{device[1]} {stranger[0]} {stranger[1]}\n"
+    (tmp_path / "known").write_text(before)
+    said = unavailable(target_of(device, known_hosts=str(tmp_path / "known")))
+    assert f"is not the one in {tmp_path / 'known'}: it may be another machine" in said
+    assert f"ssh-keygen -f {tmp_path / 'known'} -R '[127.0.0.1]:{device[1]}'" in said
+    assert "keyscan" not in said
+    assert (tmp_path / "known").read_text() == before
+
+
 def test_a_wrong_key_is_told(device):
     said = unavailable(target_of(device, identity=str(device[0] / "stranger")))
     assert "cannot be reached" in said

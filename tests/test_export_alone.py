@@ -15,7 +15,10 @@ from onnxruntime_release import fetch_headers, lay_out, no_headers
 from PIL import Image
 from student_folders import PHOTOS, crop_photos, expect, make_photo_student, save
 from test_export_pictures import NO_BROWSER, choose_files, compare, open_page, run_node
+from text_students import CLASSES, make_text_student, make_tokenizer
+from text_students import expect as expect_text
 
+from export.hard_texts import TEXTS
 from export.verify import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -157,3 +160,58 @@ def test_the_readme_names_what_is_there(alone):
     named = set(re.findall(r"`([\w./]+\.(?:onnx|json|npz|md))`", text))
     assert named - {"model.fixed.onnx"} <= {p.name for p in alone.iterdir()}  # which lies there where it helps
     assert " ".join((*INSTALL, "--omit=optional")) in text
+
+
+@pytest.fixture(scope="module")
+def made_text(tmp_path_factory):
+    """A student of texts where it was made, unseen texts, and their classes by training."""
+    tokenizer = make_tokenizer()
+    folder, module = make_text_student(tmp_path_factory.mktemp("text"), tokenizer)
+    texts = [text for text in TEXTS if "\0" not in text and "\n" not in text and "\r" not in text]
+    best = expect_text(module, tokenizer, texts).argmax(axis=1)
+    return folder, texts, [f"{text}: class {CLASSES[i]}" for text, i in zip(texts, best, strict=True)]
+
+
+@pytest.fixture
+def alone_text(made_text, tmp_path):
+    return Path(shutil.copytree(made_text[0], tmp_path / "student"))
+
+
+def run_text(*command, cwd):
+    """Lines end with "\n" alone: texts hold other separators."""
+    done = subprocess.run(command, cwd=cwd, env=bare_environment(), capture_output=True, check=True, timeout=900)
+    return done.stdout.decode().removesuffix("\n").split("\n")
+
+
+def test_python_of_texts(alone_text, made_text, tmp_path):
+    _, texts, wanted = made_text
+    snippet = alone_text / "snippets" / "python"
+    run(Path(sys.base_prefix) / "bin" / "python3", "-m", "venv", "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", "-r", "requirements.txt", cwd=snippet)
+    assert run(python, "predict.py", cwd=snippet)[0].startswith("golden check: ok")
+    assert run_text(python, "predict.py", *texts, cwd=snippet) == wanted
+    assert run(python, "verify.py", cwd=snippet) == ["ok"]
+    run(python, "-m", "pip", "install", "-q", "onnxruntime-extensions", cwd=snippet)
+    run(python, "-m", "pip", "uninstall", "-q", "-y", "tokenizers", cwd=snippet)
+    assert run(python, "in_graph.py", cwd=snippet)[0].startswith("golden check: ok")
+    assert run_text(python, "in_graph.py", *texts, cwd=snippet) == wanted
+    assert run(python, "verify.py", cwd=snippet) == ["the tokenizer was not tried: pip install tokenizers", "ok"]
+
+
+@pytest.mark.skipif(NO_NPM is not None or NO_BROWSER is not None, reason=str(NO_NPM or NO_BROWSER))
+def test_node_and_the_page_of_texts(alone_text, made_text):
+    _, texts, wanted = made_text
+    snippet = alone_text / "snippets" / "javascript"
+    run(*INSTALL, cwd=snippet)
+    assert run("node", "predict.mjs", cwd=snippet)[0].startswith("golden check: ok")
+    assert run_text("node", "predict.mjs", *texts, cwd=snippet) == wanted
+    assert verify(alone_text) == [], "what npm put there is no part of the folder"
+    with npm_start(snippet) as address, open_page(address) as page:
+        assert page.inner_text("#golden").startswith("golden check: ok")
+        for text, said in zip(texts[:20], wanted, strict=False):
+            page.evaluate("document.getElementById('source').textContent = ''")
+            page.fill("#fields textarea", text)
+            page.dispatch_event("#fields textarea", "input")  # also where nothing changed
+            page.wait_for_function("document.getElementById('source').textContent === 'your text'")
+            assert f"{text}: {page.inner_text('#answer')}" == said

@@ -1,6 +1,7 @@
 """The snippets in C and C++: the same pixels as Python's, the same golden check, and no crash on what they cannot read."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from onnxruntime_release import lay_out, no_headers
 from student_folders import DIGITS, PHOTOS, crop_photos, expect, make_digit_student, make_photo_student, save
+from text_students import CLASSES, make_text_student, make_tokenizer
 
 from export.plain import write_plain
 
@@ -22,6 +25,12 @@ MAIN = {
     " const auto a = student::from_pixels(student::read_facts(w[1]), student::read_pnm(w[2]));"
     " std::cout.write(a.data.data(), a.data.size()); }"
     " catch (const std::exception& error) { std::cerr << error.what() << std::endl; return 1; }\n",
+}
+IDS = {  # a program around what the README of students of texts gives
+    "c": '#define main own\n#include "predict.c"\n#undef main\nint main(int n, char **w) { (void)n; (void)own;'
+    " Student *student = read_student(w[1]); Runner runner = open_student(w[1]);\n%s\nsay(student, found, outputs); }\n",
+    "cpp": '#define main own\n#include "predict.cpp"\n#undef main\nint main(int, char** w) {'
+    " Runner runner(w[1]);\n%s\nstd::cout << say(runner.facts, row) << std::endl; }\n",
 }
 pytestmark = pytest.mark.skipif(
     not (shutil.which("cc") and shutil.which("c++") and shutil.which("make")), reason="no cc, c++ and make here"
@@ -207,3 +216,35 @@ def test_a_model_that_is_none_is_told_by_onnxruntime(program, students, tmp_path
     done = run(program, folder)
     assert done.returncode == 1
     assert done.stderr.strip()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_student_of_texts_takes_ids_as_its_readme_says(language, tmp_path):
+    if NO_HEADERS:
+        pytest.skip(NO_HEADERS)
+    folder, module = make_text_student(tmp_path / "made", make_tokenizer())
+    release = lay_out(tmp_path / "onnxruntime", Path(onnxruntime.__file__).parents[1])
+    snippet = folder / "snippets" / language
+    (fragment,) = re.findall(rf"```{language}\n(.*?)```", (snippet / "README.md").read_text(encoding="utf-8"), re.S)
+    compiler, source = LANGUAGES[language]
+    (snippet / f"ids{Path(source).suffix}").write_text(IDS[language] % fragment)
+    libraries = [
+        "-I",
+        release / "include",
+        "-L",
+        release / "lib",
+        f"-Wl,-rpath,{release / 'lib'}",
+        "-lonnxruntime",
+        "-lm",
+    ]
+    for name in (source, f"ids{Path(source).suffix}"):
+        flags = ["-std=c++17"] if language == "cpp" else ["-std=c11"]
+        built = run(compiler, *flags, "-o", tmp_path / "program", snippet / name, *libraries)
+        assert built.returncode == 0, built.stderr
+        done = run(tmp_path / "program", folder)
+        assert done.returncode == 0, done.stderr
+        if name == source:
+            assert done.stdout.startswith(b"golden check: ok")
+    with torch.no_grad():
+        wanted = CLASSES[int(module(torch.tensor([[17, 42, 9]])).argmax())]
+    assert done.stdout.decode() == f"class {wanted}\n"

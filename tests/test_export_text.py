@@ -16,10 +16,11 @@ from test_export_pictures import NO_BROWSER, NO_NODE, open_page, serve
 from text_students import CLASSES, GOLDEN, LENGTH, expect, make_text_student, make_tokenizer
 
 from benchmark import node
-from export import text_graph
+from export import add_guard, measure_unlikeness, read_features, text_graph, write_text_student
 from export.__main__ import main
 from export.hard_texts import TEXTS
 from export.verify import verify
+from family.guards import find_threshold, fit_guard
 
 pytest.importorskip("tokenizers")
 NO_EXTENSIONS = importlib.util.find_spec("onnxruntime_extensions") is None
@@ -167,26 +168,52 @@ def test_the_programs_print_the_golden_check_and_name_texts(student, tokenizer):
 
 
 def programs(folder):
+    """Of Python and Node, with the packages that `npm install` would put there."""
+    packages = folder / "snippets" / "javascript" / "node_modules"
+    if not NO_NODE and not packages.exists():
+        packages.symlink_to(node.modules_folder() / "node_modules")
     found = [[sys.executable, folder / "snippets" / "python" / "predict.py"]]
     return found if NO_NODE else [*found, ["node", folder / "snippets" / "javascript" / "predict.mjs"]]
 
 
 def test_columns_are_one_text(tmp_path, tokenizer):
     front = {"kind": "text", "length": LENGTH, "vocabulary": tokenizer.size, "pad": 0, "nothing": 1}
-    front |= {"tokenizer": "tokenizer.json", "separator": " | ", "columns": ["asked", "said"]}
+    front |= {"tokenizer": "tokenizer.json", "separator": " \x1e ", "columns": ["asked", "said"]}
     folder, module = make_text_student(tmp_path, tokenizer, given={"preprocessing": front})
-    if not NO_NODE:
-        (folder / "snippets" / "javascript" / "node_modules").symlink_to(node.modules_folder() / "node_modules")
+    wanted = name_class((folder, module), tokenizer, "a \x1e b")
     for command in programs(folder):
-        assert run(*command, "a", "b") == f"a | b: {name_class((folder, module), tokenizer, 'a | b')}\n"
+        assert run(*command, "a", "b") == f"a | b: {wanted}\n"
+
+
+def test_what_is_unlike_is_told_by_ids_and_by_strings(tmp_path, tokenizer, student):
+    model, taught = student[0] / "model.onnx", ["one owl", "two owls", "an owl", "owls", "the owl two"] * 8
+    feeds = [{"input_ids": tokenizer.encode(taught, LENGTH)}]
+    features = read_features(model, feeds)
+    guard = fit_guard(features, None)
+    guard = guard.rescale(find_threshold(measure_unlikeness(guard, features)))
+    artifact = add_guard(model, guard, tmp_path / "guarded.onnx", "fp32")
+    share = {"value": 0.05, "low": 0.0, "high": 0.1, "rows": 40}
+    told = {"output": "unlike", "above": 1.0, "meaning": "", "width": 16}
+    told["false_alarms"] = {"aim": 0.05, "val": share, "test": share}
+    manifest = json.loads((student[0] / "manifest.json").read_text())
+    given = {key: manifest[key] for key in ("kind", "classes", "preprocessing", "teacher")} | {"guard": told}
+    folder = write_text_student(tmp_path / "student", artifact, given, taught[:1], tokenizer.data, "# A card\n")
+    assert verify(folder) == []
+    texts = ["two owls", "日本語の文章です。カタカナ"]
+    for command in programs(folder):
+        near, far = run(*command, *texts).splitlines()
+        assert not near.endswith(" (unlike anything it was taught)")
+        assert far.endswith(" (unlike anything it was taught)")
+    if not NO_EXTENSIONS:
+        session = text_graph._open(text_graph.onnx.load(folder / "model-with-tokenizer.onnx"))
+        near, far = session.run(["unlike"], {"text": np.array(texts, object)})[0]
+        assert near < 1 < far
 
 
 def test_values_have_no_class_and_a_long_vector_is_cut(tmp_path, tokenizer):
     given = {"kind": "regression", "classes": None}
     folder, module = make_text_student(tmp_path, tokenizer, given=given)
     wanted = expect(module, tokenizer, ["a"])[0]
-    if not NO_NODE:
-        (folder / "snippets" / "javascript" / "node_modules").symlink_to(node.modules_folder() / "node_modules")
     for command in programs(folder):
         found = run(*command, "a").removeprefix("a: value ").split(", ")
         np.testing.assert_allclose([float(value) for value in found], wanted, atol=1e-5)

@@ -1,11 +1,13 @@
 """What int8 files answer on other processors' kernels."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmark import PRESETS, unavailable
+from benchmark import PRESETS, WorkerDied, unavailable
+from export import Runner
 from family import kernels
 from family.job import Job, open_job
 from family.kernels import KERNELS, kernels_of
@@ -70,6 +72,34 @@ def test_a_kernel_that_cannot_be_emulated_is_told(trained: Job, monkeypatch: pyt
         "this host": None,
         **dict.fromkeys(KERNELS, "it needs qemu"),
     }
+
+
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_what_failed_once_is_asked_again_and_another_emulator_too(
+    trained: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def fail(core: str, *_: object) -> np.ndarray:
+        asked.append(core)
+        raise WorkerDied("the emulator ended with code 139.")
+
+    monkeypatch.setattr(kernels, "ROWS", 9)
+    monkeypatch.setattr(kernels, "run_on_core", fail)
+    for _ in range(2):
+        found = kernels_of(trained, STUDENT, "int8", LABELS)
+        assert {found[name]["skipped"] for name in KERNELS} == {"the emulator ended with code 139"}
+    assert asked == [*KERNELS, *KERNELS]  # no failure is kept for an answer
+
+    def answer(core: str, model: Path, rows: dict[str, np.ndarray]) -> np.ndarray:
+        asked.append(core)
+        return Runner(model)(rows)
+
+    monkeypatch.setattr(kernels, "run_on_core", answer)
+    for emulator in ("7.2", "7.2", "9.0"):
+        monkeypatch.setattr(kernels, "describe_core", lambda core, mark=emulator: {"fingerprint": mark})
+        assert all("rows" in one for one in kernels_of(trained, STUDENT, "int8", LABELS).values())
+    assert asked[2 * len(KERNELS) :] == [*KERNELS, *KERNELS]  # 7.2 once, 9.0 once
 
 
 def test_the_report_tells_flips_and_what_was_not_seen() -> None:

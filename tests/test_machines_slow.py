@@ -69,11 +69,30 @@ def write_file(folder: Path, url: str, best: str = "size_kb", steps: int = 1500,
     return folder
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """What a test started ends with it, also where it failed half-way: others would hear from it otherwise."""
+    yield
+    while STARTED:
+        stop(STARTED.pop())
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     """A command of ours in that folder; what it says goes to `said`."""
     command = [sys.executable, "-P", *words] if words[0] == "-c" else [sys.executable, "-P", "-m", "family", *words]
     with (folder / "said").open("a") as said:
-        return subprocess.Popen(command, cwd=folder, stdout=said, stderr=said, text=True, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said, text=True, start_new_session=True)
+    STARTED.append(process)
+    return process
 
 
 def start_main(folder: Path) -> subprocess.Popen[str]:
@@ -89,8 +108,7 @@ def finish(*processes: subprocess.Popen[str], folder: Path) -> None:
         try:
             code = process.wait(timeout=900)
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            stop(process)
         assert code == 0, (folder / "said").read_text()
 
 

@@ -47,7 +47,7 @@ def test_per_row_terms_average_to_the_score(name, truth, outputs):
 
 
 def test_directions():
-    assert {n for n, s in SCORES.items() if not s.higher_is_better} == {"rmse", "mae"}
+    assert {n for n, s in SCORES.items() if not s.higher_is_better} == {"rmse", "mae", "bits_per_byte"}
 
 
 def test_regression_takes_flat_truth_and_column_outputs():

@@ -77,9 +77,9 @@ class Fakes:
         self.trained: list[dict] = []
         self.die_at: int | None = None
         patch.setattr("family.sampling.cost_proxy", lambda job, params: weights(dict(params)))
-        patch.setattr("family.search.measure_untrained", self.measure)
-        patch.setattr("family.carry.measure_untrained", self.measure)
-        patch.setattr("family.predicting.measure_untrained", self.measure_design)
+        patch.setattr("family.search.try_measuring", self.measure)
+        patch.setattr("family.carry.try_measuring", self.measure)
+        patch.setattr("family.predicting.try_measuring", self.measure_design)
         patch.setattr("family.engines.train_candidate", self.train)
 
     def measure(self, job: Job, params: dict, benches: dict) -> dict:

@@ -89,8 +89,8 @@ class Fakes:
 
     def __init__(self, patch: pytest.MonkeyPatch, say: Say = say_costs):
         self.say, self.designed, self.measured = say, [], []
-        patch.setattr("family.predicting.measure_untrained", self.measure_design)
-        patch.setattr("family.search.measure_untrained", self.measure)
+        patch.setattr("family.predicting.try_measuring", self.measure_design)
+        patch.setattr("family.search.try_measuring", self.measure)
         patch.setattr("family.engines.train_candidate", lambda job, params, recipe: {"val": 0.5})
 
     def tell(self, params: dict) -> dict:

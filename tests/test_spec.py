@@ -139,7 +139,7 @@ MISTAKES = {
     ),
     "key of the students": (
         swap("{space: conv}", "{space: conv, inputs: 8}"),
-        "students.inputs is no key here. Allowed: space, input, prompt_tokens, dims. Did you mean 'input'?",
+        "students.inputs is no key here. Allowed: space, input, prompt_tokens, tokenizer, dims. Did you mean 'input'?",
         3,
     ),
     "key of a range": (
@@ -369,7 +369,7 @@ MISTAKES = {
     ),
     "score": (
         GOOD + "score: acuracy\n",
-        "score must be accuracy, exact_match, macro_f1, auroc, rmse, mae, r2 or path/file.py:function. "
+        "score must be accuracy, exact_match, macro_f1, auroc, rmse, mae, r2, cosine, bits_per_byte or path/file.py:function. "
         "Got 'acuracy'. Did you mean 'accuracy'?",
         6,
     ),
@@ -383,7 +383,7 @@ MISTAKES = {
     "empty part": (GOOD + "search:\n", "search must be a mapping. Got nothing", 6),
     "precision": (
         GOOD + "export:\n  precisions:\n  - fp32\n  - int3\n",
-        "export.precisions[1] must be fp32, int8, int8-dynamic, int4, int8-weights or fp16-weights. Got 'int3'. Did you mean 'int4'?",
+        "export.precisions[1] must be fp32, int8, int8-dynamic, int4, int8-weights or fp16-weights. Got 'int3'. Did you mean 'int8'?",
         9,
     ),
     "no precision": (

@@ -337,7 +337,10 @@ def test_a_task_of_ones_own_may_be_a_regression(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ("kind='boxes'", "mine.py:mine: its kind must be classification, multilabel, regression. Got 'boxes'"),
+        (
+            "kind='boxes'",
+            "mine.py:mine: its kind must be classification, multilabel, regression, embedding, tokens. Got 'boxes'",
+        ),
         ("classes=None", "classes must be the names for classification. Got None"),
         ("classes=('a', 'a')", "classes must be a tuple of two or more different names"),
         ("classes=('a', 'b', 'c')", "signature has 2 outputs for 3 classes"),

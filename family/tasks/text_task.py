@@ -80,6 +80,11 @@ class TextTask:
             body_signature(self.front, outputs, name).inputs, (TensorSpec(name, "float32", ("batch", outputs)),)
         )
 
+    @property
+    def waits(self) -> bool:
+        """For vectors of the teacher, which are its truth."""
+        return self.kind == "embedding" and self.truth.shape[1] == 0
+
     @cached_property
     def target_scale(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Of a regression; an embedding's direction alone counts, which its own values tell."""

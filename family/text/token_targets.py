@@ -213,4 +213,4 @@ ROWS: dict[str, Callable[[Tensor, Tensor, int, np.random.Generator], tuple[np.nd
     "top": top_row,
 }
 
-__all__ = ["DRAWS", "LiveTargets", "TokenTargets", "open_token_store"]
+__all__ = ["DRAWS", "LiveTargets", "TokenTargets", "check_kept", "open_token_store"]

@@ -19,7 +19,7 @@ const { separator, tokenizer: file } = manifest.preprocessing;
 const session = await ort.InferenceSession.create(new Uint8Array(await read("model.onnx")));
 const tokenizer = new Tokenizer(await json(file), {});
 const given = process.argv.slice(2);
-process.exit(given.length === 0 ? await check() : await classify(separator == null ? given : [given.join(separator)]));
+process.exit(given.length === 0 ? await check() : await classify());
 
 async function check() {
   const golden = await readGolden(new Uint8Array(await read("golden.npz")), await json("golden.json"));
@@ -30,9 +30,11 @@ async function check() {
   return good && !others ? 0 : 1;
 }
 
-async function classify(texts) {
-  for (const text of texts) {
-    console.log(`${text}: ${say(await predict(ort, session, manifest, encode(tokenizer, [text], manifest)))}`);
+async function classify() {
+  const texts = separator == null ? given : [given.join(separator)]; // columns are one text
+  const names = separator == null ? given : [given.join(" | ")];
+  for (const [i, text] of texts.entries()) {
+    console.log(`${names[i]}: ${say(await predict(ort, session, manifest, encode(tokenizer, [text], manifest)))}`);
   }
   return 0;
 }

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import onnxruntime
 from onnxruntime_extensions import get_library_path
-from predict import FOLDER, load, predict_guarded, say_row
+from predict import FOLDER, join_columns, load, predict_guarded, say_row, say_rows
 
 
 def open_with_tokenizer(manifest: dict) -> onnxruntime.InferenceSession:
@@ -28,12 +28,8 @@ def main() -> int:
     session, texts = open_with_tokenizer(manifest), sys.argv[1:]
     if not texts:
         return check_golden(session, manifest)
-    separator = manifest["preprocessing"].get("separator")
-    if separator is not None:
-        texts = [separator.join(texts)]
-    outputs, unlike = predict_guarded(session, {"text": np.array(texts, object)}, manifest)
-    for text, row, strange in zip(texts, outputs, unlike, strict=True):
-        print(f"{text}: {say_row(row, strange, manifest)}")
+    inputs = {"text": np.array(join_columns(texts, manifest), object)}
+    say_rows(texts, predict_guarded(session, inputs, manifest), manifest)
     return 0
 
 

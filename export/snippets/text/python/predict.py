@@ -78,6 +78,20 @@ def say_row(row: np.ndarray, unlike: bool, manifest: dict) -> str:
     return name_output(row, manifest) + (" (unlike anything it was taught)" if unlike else "")
 
 
+def join_columns(texts: Sequence[str], manifest: dict) -> Sequence[str]:
+    """The texts, or where the student reads several columns as one: that one."""
+    separator = manifest["preprocessing"].get("separator")
+    return texts if separator is None else [separator.join(texts)]
+
+
+def say_rows(texts: Sequence[str], found: tuple[np.ndarray, np.ndarray], manifest: dict) -> None:
+    """Print each text, or its columns, with its row in words."""
+    outputs, unlike = found
+    names = texts if len(texts) == len(outputs) else [" | ".join(texts)]
+    for name, row, strange in zip(names, outputs, unlike, strict=True):
+        print(f"{name}: {say_row(row, strange, manifest)}")
+
+
 def find_other_ids(tokenizer: "Tokenizer", texts: Sequence[str], wanted: np.ndarray, manifest: dict) -> list[int]:
     """Which texts, counted from 0, get other ids here than the golden ones."""
     pad, found = manifest["preprocessing"]["pad"], encode(tokenizer, texts, manifest)["input_ids"]
@@ -111,15 +125,11 @@ def main() -> int:
         good, (outputs, unlike) = check_golden(session, tokenizer, manifest)
         print(f"predicted: {say_row(outputs[0], unlike[0], manifest)}")
         return 0 if good else 1
-    separator = manifest["preprocessing"].get("separator")
-    if separator is not None:  # between columns
-        texts = [separator.join(texts)]
     try:
-        outputs, unlike = predict_guarded(session, encode(tokenizer, texts, manifest), manifest)
+        found = predict_guarded(session, encode(tokenizer, join_columns(texts, manifest), manifest), manifest)
     except UnicodeEncodeError:
         sys.exit("a text must be valid Unicode")
-    for text, row, strange in zip(texts, outputs, unlike, strict=True):
-        print(f"{text}: {say_row(row, strange, manifest)}")
+    say_rows(texts, found, manifest)
     return 0
 
 
