@@ -180,8 +180,9 @@ def test_a_tokenizer_elsewhere_or_with_other_ids_is_told(student, tmp_path):
     tell(outside, "manifest.json: preprocessing: tokenizer must be one of its files. Got '../tokenizer.json'")
     golden = golden_of(student)
     golden["prompts"][0]["prompt"] += "!"
-    (changed / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
-    as_made["files"]["golden.json"] = describe_file(changed / "golden.json")
+    (changed / "manifest.json").write_text(json.dumps(as_made), encoding="utf-8")
+    rewrite(changed, golden)
+    as_made = json.loads((changed / "manifest.json").read_text(encoding="utf-8"))
     tell(as_made, "the tokenizer gives other ids than are golden for prompt 1")
 
 
