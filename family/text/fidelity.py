@@ -38,9 +38,8 @@ def tell_fidelity(job: Job, params: Mapping[str, Any], precision: str, recipe: R
         return {}
     teacher = job.teacher
     path = file_of(job, params, recipe.student, precision)
-    beside = {
-        "control": file_of(job, params, control, precision) for _, control in faithful_pairs(job, params, recipe)[:1]
-    }
+    pairs = faithful_pairs(job, params, recipe)
+    beside = {"control": file_of(job, params, pairs[0][1], precision)} if pairs else {}
     digests = [hash_file(one) for one in (path, *beside.values())]
 
     def work() -> dict[str, Any]:
