@@ -221,7 +221,7 @@ def spoil_logits(golden):
 
 CHANGES = {
     lose_key: "golden prompts do not fit model.onnx: KeyError",
-    shift_ids: "the tokenizer gives other ids than golden.json holds for golden prompt 3",
+    shift_ids: "the tokenizer gives other ids than are golden for prompt 3",
     spoil_logits: "golden prompt 1: logits are off by ",
 }
 
