@@ -1,4 +1,4 @@
-"""A text student's ids by the tokenizer that ships with it, and whether its golden strings give its golden ids."""
+"""A student's ids by the tokenizer that ships with it, and whether its golden strings give its golden ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-KIND = "text"  # of `preprocessing` in a manifest
+KIND, STEP = "text", "step"  # of `preprocessing` in a manifest
 INSTALL = "pip install tokenizers"
 
 
@@ -39,7 +39,7 @@ def to_ids(tokenizer: Any, texts: Sequence[str], front: Mapping[str, Any]) -> np
 
 def is_untried(preprocessing: Mapping[str, Any] | None) -> bool:
     """Whether there is a tokenizer that cannot be opened here."""
-    return (preprocessing or {}).get("kind") == KIND and find_spec("tokenizers") is None
+    return (preprocessing or {}).get("kind") in (KIND, STEP) and find_spec("tokenizers") is None
 
 
 def check_texts(folder: Path, manifest: Mapping[str, Any], texts: Any, ids: Any) -> list[str]:
@@ -64,6 +64,26 @@ def check_texts(folder: Path, manifest: Mapping[str, Any], texts: Any, ids: Any)
         f"the tokenizer gives other ids than golden.npz holds for golden text {i + 1}"
         for i, (row, wanted) in enumerate(zip(found, ids, strict=True))
         if trim(row, front["pad"]) != trim(wanted, front["pad"])
+    ]
+
+
+def prompt_ids(tokenizer: Any, prompt: str, front: Mapping[str, Any]) -> list[int]:
+    """The start, then the prompt's own."""
+    return [front["start"], *tokenizer.encode(prompt, add_special_tokens=False).ids]
+
+
+def check_prompt_ids(folder: Path, manifest: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same of a student that writes: `prompts` as golden.json has them."""
+    front = manifest["preprocessing"]
+    if front["tokenizer"] not in manifest["files"]:
+        return [f"manifest.json: preprocessing: tokenizer must be one of its files. Got {front['tokenizer']!r}"]
+    if is_untried(front):
+        return []
+    tokenizer = open_tokenizer((folder / front["tokenizer"]).read_bytes())
+    return [
+        f"the tokenizer gives other ids than golden.json holds for golden prompt {i + 1}"
+        for i, entry in enumerate(prompts)
+        if prompt_ids(tokenizer, entry["prompt"], front) != entry["ids"]
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from export.hashes import hash_file
 from export.session import RUNTIME_ERRORS, Runner, largest_difference
 from export.steps import check_prompts
-from export.text_ids import INSTALL, check_texts, is_untried
+from export.text_ids import INSTALL, check_prompt_ids, check_texts, is_untried
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -166,7 +166,8 @@ def _check_text(folder: Path, runner: Runner, manifest: dict[str, Any], golden: 
     if "prompts" not in golden:
         return []
     try:
-        return check_prompts(folder, runner, manifest["preprocessing"], golden)
+        problems = check_prompt_ids(folder, manifest, golden["prompts"])
+        return problems or check_prompts(folder, runner, manifest["preprocessing"], golden)
     except (*UNFIT, *RUNTIME_ERRORS) as error:
         return [f"golden prompts do not fit model.onnx: {type(error).__name__} {str(error).splitlines()[0]}"]
 
