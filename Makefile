@@ -29,7 +29,7 @@ family-mobile: setup
 	$(BIN)/python -P -m benchmark.prepare emulated javascript
 	$(BIN)/build-family --budgets examples/digits-mobile/budgets.yaml
 
-# Token by token from SmolLM2-135M: what that would take, measured; training it takes two cores a day
+# Token by token from SmolLM2-135M: what that would take, measured; a family of its own tokens takes too long here
 example-smollm: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[text]'
 	$(BIN)/python -P examples/smollm/measure.py

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-KIND = "text"  # of `preprocessing` in a manifest
-READS_TEXT = (KIND, "step")
+KIND, STEP = "text", "step"  # of `preprocessing` in a manifest
+READS_TEXT = (KIND, STEP)
 INSTALL = "pip install tokenizers"
 
 
@@ -82,7 +82,12 @@ def _read_prompts(golden: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
 def _ids_of(tokenizer: Any, text: str, front: Mapping[str, Any]) -> list[int]:
     if front["kind"] == KIND:
         return trim(to_ids(tokenizer, [text], front)[0], front["pad"])
-    return [front["start"], *tokenizer.encode(text, add_special_tokens=False).ids]
+    return prompt_ids(tokenizer, text, front)
+
+
+def prompt_ids(tokenizer: Any, prompt: str, front: Mapping[str, Any]) -> list[int]:
+    """The start, then the prompt's own."""
+    return [front["start"], *tokenizer.encode(prompt, add_special_tokens=False).ids]
 
 
 def trim(row: np.ndarray, pad: int) -> list[int]:
