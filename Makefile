@@ -29,7 +29,7 @@ family-mobile: setup
 	$(BIN)/python -P -m benchmark.prepare emulated javascript
 	$(BIN)/build-family --budgets examples/digits-mobile/budgets.yaml
 
-# Token by token from SmolLM2-135M: what that would take, measured; training it takes two cores a day
+# Token by token from SmolLM2-135M: what that would take, measured; a family of its own tokens takes too long here
 example-smollm: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[text]'
 	$(BIN)/python -P examples/smollm/measure.py
@@ -37,6 +37,11 @@ example-smollm: setup
 example-%: setup
 	$(BIN)/python examples/$*/prepare.py
 	for file in examples/$*/budgets*.yaml; do $(BIN)/build-family --budgets $$file || exit 1; done
+
+# Its teacher is an endpoint that gives only text, served on loopback while the family is built
+example-glosses: setup
+	$(BIN)/python examples/glosses/prepare.py
+	$(BIN)/python examples/glosses/serve.py $(BIN)/build-family --budgets examples/glosses/budgets.yaml
 
 check: setup
 	$(BIN)/ruff format --check .

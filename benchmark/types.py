@@ -20,9 +20,14 @@ class Target:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def portable(self) -> Target:
+        """Without the options that say where a file lies here."""
+        return replace(self, options={key: value for key, value in self.options.items() if key not in PATHS})
+
+    @property
     def id(self) -> str:
         """All that its figures depend on, as text: the same wherever files lie here."""
-        return str(replace(self, options={key: value for key, value in self.options.items() if key not in PATHS}))
+        return str(self.portable)
 
 
 @dataclass(frozen=True)

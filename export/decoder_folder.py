@@ -20,6 +20,7 @@ from export.folder import (
 from export.front import StepFront
 from export.session import Runner
 from export.steps import go_on, step_feeds
+from export.text_ids import STEP, open_tokenizer, prompt_ids
 from export.types import Artifact
 
 CONTINUED = 32  # tokens that golden prompts are continued by
@@ -45,19 +46,23 @@ def write_decoder_student(
     of its file), `vocabulary`, and the ids `start` and `end`. `tokenizer`: the bytes of a tokenizer.json. Golden are
     `prompts`, of which the first also becomes the golden inputs, and what the file goes on with. A
     `tokenizer_config.json` or `genai_config.json` in `beside` ships in the place of the one written here. Raises
-    ValueError where the manifest lacks something, or a prompt leaves no room to go on; ImportError without the package
-    tokenizers.
+    ValueError where the manifest lacks something, a prompt leaves no room to go on, or the tokenizer is none or gives
+    an id that the student has not; ImportError without the package tokenizers.
     """
     check_given(manifest)
     front = manifest["preprocessing"] or {}
     missing = sorted(set(NEEDED) - set(front))
-    if missing or front.get("kind") != "step":
-        raise ValueError(f"preprocessing must be of kind step with {', '.join(NEEDED)}. It lacks {', '.join(missing)}")
-    read = read_prompts(prompts, tokenizer, front)
+    if missing or front.get("kind") != STEP:
+        lacks = f" that lacks {', '.join(missing)}" if missing else ""
+        raise ValueError(
+            f"preprocessing must be of kind step with {', '.join(NEEDED)}. Got kind {front.get('kind')!r}{lacks}"
+        )
+    opened = open_tokenizer(tokenizer)
+    read = read_prompts(prompts, opened, front)
 
     def fill(draft: Path) -> None:
         (draft / front["tokenizer"]).write_bytes(tokenizer)
-        _write_golden(draft, artifact.precision, read, front)
+        _write_golden(draft, artifact.precision, read, opened, front)
         for name, told in (("genai_config.json", genai_config(front)), ("tokenizer_config.json", TOKENIZER_CONFIG)):
             if not (draft / name).exists():
                 write_json(draft / name, told)
@@ -69,30 +74,26 @@ def write_decoder_student(
 Prompts = list[tuple[str, list[int]]]
 
 
-def read_prompts(prompts: Sequence[str], tokenizer: bytes, front: Mapping[str, Any]) -> Prompts:
+def read_prompts(prompts: Sequence[str], opened: Any, front: Mapping[str, Any]) -> Prompts:
     """Each with its ids, the start before them."""
     if not prompts:
         raise ValueError("a folder needs at least one golden prompt. Got none")
-    opened = open_tokenizer(tokenizer)
-    read = [(text, [front["start"], *opened.encode(text, add_special_tokens=False).ids]) for text in prompts]
+    read = [(text, prompt_ids(opened, text, front)) for text in prompts]
     for text, ids in read:
         if len(ids) >= front["context"]:
             raise ValueError(
                 f"a golden prompt must have fewer than {front['context']} tokens. {text[:40]!r} has {len(ids)}"
             )
+        if max(ids) >= front["vocabulary"]:
+            raise ValueError(
+                f"ids must be below the vocabulary of {front['vocabulary']}. The tokenizer gives {max(ids)}"
+            )
     return read
 
 
-def open_tokenizer(data: bytes) -> Any:
-    """Raises ImportError without the package tokenizers."""
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_buffer(data)
-
-
-def _write_golden(draft: Path, precision: str, read: Prompts, front: Mapping[str, Any]) -> None:
+def _write_golden(draft: Path, precision: str, read: Prompts, opened: Any, front: Mapping[str, Any]) -> None:
     """The first prompt as every student's golden inputs; of all of them ids, logits and the greedy continuation."""
-    runner, opened = Runner(draft / "model.onnx"), open_tokenizer((draft / front["tokenizer"]).read_bytes())
+    runner = Runner(draft / "model.onnx")
     steps = StepFront(front["layers"], front["heads"], front["head"], front["context"])
     inputs = step_feeds(steps, read[0][1])
     outputs = run_named(runner, inputs)
@@ -106,19 +107,13 @@ def _write_golden(draft: Path, precision: str, read: Prompts, front: Mapping[str
         entry = {"prompt": text, "ids": ids, "logits": describe_array(key, arrays[key])}
         told.append(entry | {"continuation": found, "text": opened.decode(found)})
     np.savez_compressed(draft / "golden.npz", **arrays)  # type: ignore[arg-type]
-    ends = {"inputs": inputs, "outputs": outputs}
-    named = {"inputs": "input", "outputs": "output"}
-    write_json(
-        draft / "golden.json",
-        {
-            "tolerance": golden_tolerance(precision, outputs),
-            **{
-                side: {name: describe_array(f"{named[side]}/{name}", array) for name, array in values.items()}
-                for side, values in ends.items()
-            },
-            "prompts": told,
-        },
-    )
+    golden = {
+        "tolerance": golden_tolerance(precision, outputs),
+        "inputs": {name: describe_array(f"input/{name}", array) for name, array in inputs.items()},
+        "outputs": {name: describe_array(f"output/{name}", array) for name, array in outputs.items()},
+        "prompts": told,
+    }
+    write_json(draft / "golden.json", golden)
 
 
 TOKENIZER_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast"}  # which has genai read tokenizer.json

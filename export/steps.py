@@ -59,8 +59,10 @@ def check_prompts(
         for place, found in enumerate(follow(runner, front, entry["ids"], entry["continuation"])):
             off = largest_difference(found, wanted) if place == 0 else 0.0
             if not off <= tolerance:
-                problems.append(f"golden prompt {i}: logits are off by {off:.3g}. Allowed: {tolerance:.3g}")
+                problems.append(f"golden prompt {i + 1}: logits are off by {off:.3g}. Allowed: {tolerance:.3g}")
             if not found[entry["continuation"][place]] >= found.max() - 2 * tolerance:
-                problems.append(f"golden prompt {i}: it goes on otherwise from token {place} of its continuation")
+                problems.append(
+                    f"golden prompt {i + 1}: it goes on otherwise from token {place + 1} of its continuation"
+                )
                 break
     return problems

@@ -314,12 +314,15 @@ def params_column(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def flat_figures(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """`latency_ms`, `latency_ms_low`, `latency_ms_high`, `latency_ms_provenance`, … for every quantity."""
+    """`latency_ms`, `latency_ms_low`, `latency_ms_high`, `latency_ms_provenance`, … for every quantity; where it has no
+    value, `latency_ms_untold`: why."""
     flat: dict[str, Any] = {}
     for quantity, figure in figures.items():
         flat[quantity] = figure["value"]
-        parts = ("low", "high", "provenance", "noisy") if is_told(figure) else ()
-        flat |= {f"{quantity}_{part}": figure[part] for part in parts}
+        if is_told(figure):
+            flat |= {f"{quantity}_{part}": figure[part] for part in ("low", "high", "provenance", "noisy")}
+        else:
+            flat[f"{quantity}_untold"] = figure["protocol"]
     return flat
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from family.soft_targets import teacher_classes
 from family.spent import count_compute
 from family.students import outputs_of
 from family.tasks.text_task import TextTask
+from family.text.answering import tell_answers, tell_asking
 from family.text.fidelity import tell_fidelity
 from family.text.tfidf import fit_tfidf, hold_against, tfidf_outputs
 from family.types import Split, Training
@@ -69,7 +70,8 @@ def write_environment(job: Job) -> None:
         "python": platform.python_version(),
         "device": job.device,
     }
-    environment["targets"] = {name: {"transport": t.transport, **t.options} for name, t in job.targets.items()}
+    targets = {name: target.portable for name, target in job.targets.items()}
+    environment["targets"] = {name: {"transport": t.transport, **t.options} for name, t in targets.items()}
     environment["measured_by"] = {name: facts_of(job, name) for name in job.measured_targets()}
     write_json(job.folder / "environment.json", environment)
 
@@ -109,6 +111,7 @@ def write_family(
         "score": {"name": job.task.score.name, "higher_is_better": job.task.score.higher_is_better},
         "teacher": {s: as_dict(v) for s, v in teacher.items()}
         | {"val_augmented": job.augmented_score(), "cost": teacher_cost(job, teacher_latency)},
+        "answers": tell_asking(job),
         "budgets": entries,
         **({"tfidf": words} if words else {}),
         "frontier": frontiers(job, rows),
@@ -312,7 +315,9 @@ def budget_entry(
     if choice is None:
         return base | {"status": "missed", "nearest": None, "relax": {}, "limits": {}}
     if choice.status != "kept":
-        missed = {"nearest": choice.nearest, "relax": choice.relax, "limits": choice.limits}
+        missed: dict[str, Any] = {"nearest": choice.nearest, "relax": choice.relax, "limits": choice.limits}
+        if why := find_untold(rows[rows["target"] == budget.target], limits_of(budget)):
+            missed["untold"] = why
         return base | {"status": choice.status} | missed
     key = winner(choice)
     params = finalists[key[0]]
@@ -343,6 +348,7 @@ def budget_entry(
         "limits": measured_limits(row, limits_of(budget)),
         "costs": measured_limits(row, dict.fromkeys(cost_names(row))),
         "flips": flips(job, params, key[1], recipe),
+        "answers": tell_answers(job, params, key[1], recipe),
         "kernels": kernels_of(job, params, key[1], recipe.student),
         "fidelity": tell_fidelity(job, params, key[1], recipe.student, recipe.control),
     }
@@ -352,6 +358,14 @@ def budget_entry(
         seen = see_guard(job, params, key[1], recipe.student) if guard["on"] else {}
         entry = ship_guard(entry, {**guard, **seen})
     return entry | {"checks": write_student_folder(job, name, entry, params, recipe.student, words)}
+
+
+def find_untold(rows: pd.DataFrame, limits: Iterable[str]) -> str | None:
+    """Of the first limit that no row's figures tell, why; None where each is told of some row."""
+    for quantity in limits:
+        if f"{quantity}_untold" in rows and rows[quantity].isna().all():
+            return f"its {quantity} is untold: {rows[f'{quantity}_untold'].dropna().iloc[0]}"
+    return None
 
 
 def say_left_out(compared: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
@@ -550,7 +564,8 @@ def say_way_out(entry: Mapping[str, Any]) -> str:
     relax = [
         f"{quantity} from {entry['asked'][quantity]:g} to {value:.4g}" for quantity, value in entry["relax"].items()
     ]
-    return f"relax {' and '.join(relax)}" if relax else "no student could be measured against its limits"
+    nothing = "no student could be measured against its limits"
+    return f"relax {' and '.join(relax)}" if relax else "; ".join([nothing, *filter(None, [entry.get("untold")])])
 
 
 ONE_SEED = {

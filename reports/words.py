@@ -260,7 +260,8 @@ def count_seeds(budget: Mapping[str, Any]) -> int:
 def _say_miss(run: Run, budget: Mapping[str, Any]) -> str:
     relax, limits = budget.get("relax") or {}, budget.get("limits") or {}
     if not relax:
-        return "No student was measured that could keep it."
+        why = budget.get("untold")
+        return "No student was measured that could keep it" + (f"; {why}." if why else ".")
     parts = []
     for quantity, needed in relax.items():
         limit = limits.get(quantity, {}).get("limit")

@@ -1,7 +1,7 @@
-"""Small decoders, briefly trained on the project's own documentation, and their tokenizer."""
+"""Small decoders, briefly trained on sentences of a few words, and their tokenizer."""
 
 import functools
-from pathlib import Path
+import random
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -9,13 +9,24 @@ from torch.nn.functional import cross_entropy
 from family.text.decoder import DecoderShape, DecoderStudent
 from family.text.tokenizer import NOTHING, Tokenizer, train_tokenizer
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
-SHAPE = DecoderShape(vocabulary=512, context=96, width=64, depth=2, heads=4, feed=96)
+WORDS = {
+    "who": ["student", "teacher", "robin", "heron", "miller's daughter", "old clock"],
+    "how": ["small", "patient", "naïve", "grey", "clever", "sleepy"],
+    "does": ["reads", "follows", "forgets", "answers", "finds", "carries"],
+    "where": ["under the bridge", "at night", "in the garden", "by the sea", "before noon"],
+}
+SHAPE = DecoderShape(vocabulary=384, context=96, width=64, depth=2, heads=4, feed=96)
 
 
 @functools.cache
 def read_text() -> str:
-    return (DOCS / "students.md").read_text(encoding="utf-8") + (DOCS / "targets.md").read_text(encoding="utf-8")
+    dice = random.Random(0)
+
+    def say() -> str:
+        who, how, does, other, where = (dice.choice(WORDS[what]) for what in ("who", "how", "does", "who", "where"))
+        return f"The {how} {who} {does} a {other} {where}.{dice.choice([' ', ' ', chr(10)])}"
+
+    return "".join(say() for _ in range(500))
 
 
 @functools.cache

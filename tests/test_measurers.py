@@ -91,6 +91,7 @@ def test_keys_of_ssh_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert Path(target.options["identity"]) == tmp_path / "keys" / "id"
     assert Path(target.options["known_hosts"]) == tmp_path / "home" / "known"
     assert str(tmp_path) not in target.id
+    assert target.portable.options["host"] == "pi"
     assert target.id != dataclasses.replace(target, options={**target.options, "host": "other"}).id
 
 

@@ -115,6 +115,12 @@ def test_students_have_all_of_the_teachers_tokens_and_no_others(folder, vocabula
         open_with(folder, SPEC.replace("context: 16", f"context: 16, vocabulary: {vocabulary}"))
 
 
+def test_a_vocabulary_that_breaks_a_budget_alone_is_said_before_training(folder):
+    with pytest.raises(Mistakes) as told:
+        open_with(folder, SPEC.replace("{best: {target: cpu}}", "{small: {target: cpu, size_kb: 4}}"))
+    assert "budgets.small.size_kb: cannot be kept: 290 tokens of width 32 alone take 5 kB at 4 bits" in str(told.value)
+
+
 @pytest.mark.parametrize("given", ["distill: {draws: 32}", "distill: {on_policy: 0.5}", "distill: {soft_targets: top}"])
 def test_settings_of_tokens_are_refused_elsewhere(tmp_path, given):
     text = "data: digits\nteacher: digits\nstudents: mlp\nbudgets: {best: {target: cpu}}\n"

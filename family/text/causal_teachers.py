@@ -5,7 +5,9 @@ A student can be taught token by token only where it reads the same tokens, so a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -120,7 +122,7 @@ def open_transformers(
     package, given = import_transformers(), {"gguf_file": gguf_file} if gguf_file else {}
     name = gguf_file or place.name
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # bars of progress, of GGUF's parts
             warnings.simplefilter("ignore")  # of the package's own parts
             module = package.AutoModelForCausalLM.from_pretrained(str(place), dtype=torch.float32, **given)
             data = own if own is not None else find_tokenizer(package, place, given)

@@ -63,7 +63,6 @@ WAYS = (
     Way("skewed reverse KL, 0.1", "full", {"loss": "skewed_reverse_kl"}),
     Way("forward KL, T = 2", "full", {"temperature": 2.0}),
     Way("forward KL, half of the text on-policy", "full", {"on_policy": 0.5}),
-    Way("reverse KL, half of the text on-policy", "full", {"loss": "reverse_kl", "on_policy": 0.5}),
 )
 LABELS, FULL, DRAWN = WAYS[:3]
 
