@@ -12,7 +12,7 @@ from export.text_graph import NAME, write_with_tokenizer
 from export.text_ids import KIND, open_tokenizer, to_ids
 from export.types import Artifact
 
-NEEDED = ("length", "nothing", "pad", "tokenizer", "vocabulary")
+NEEDED = ("characters", "length", "nothing", "pad", "tokenizer", "vocabulary")
 IN_GRAPH = "snippets/python/in_graph.py"
 PROGRAMS = {
     "python": ["text/python", "python/verify.py"],
@@ -36,11 +36,11 @@ def write_text_student(
     """Write the folder of one student beside, then rename; an older folder is replaced.
 
     `manifest` as `write_student` takes it; its `preprocessing` is the data of a `TextFront` with `tokenizer` (the name
-    of its file), `nothing` (the id of a text without tokens) and, where several are read as one, `columns` and
-    `separator`. `tokenizer`: the bytes of a tokenizer.json. Golden are `texts`, their ids and what the file gives for
-    them. `model-with-tokenizer.onnx` lies beside where it is equal (`text_graph`). Raises ValueError where the manifest
-    lacks something, or the tokenizer is none or gives an id that the student has not; ImportError without the package
-    tokenizers.
+    of its file), `nothing` (the id of a text without tokens), `characters` (how many of a text are read at most) and,
+    where several are read as one, `columns` and `separator`. `tokenizer`: the bytes of a tokenizer.json. Golden are
+    `texts`, their ids and what the file gives for them. `model-with-tokenizer.onnx` lies beside where it is equal
+    (`text_graph`). Raises ValueError where the manifest lacks something, or the tokenizer is none or gives an id that
+    the student has not; ImportError without the package tokenizers.
     """
     check_given(manifest)
     front = manifest["preprocessing"] or {}

@@ -1,4 +1,4 @@
-"""A student's ids by the tokenizer that ships with it, and whether its golden strings give its golden ids."""
+"""Ids by the tokenizer that ships with a student, and whether its golden strings give its golden ids."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 KIND, STEP = "text", "step"  # of `preprocessing` in a manifest
+READS_TEXT = (KIND, STEP)
 INSTALL = "pip install tokenizers"
 
 
@@ -28,8 +29,10 @@ def open_tokenizer(data: bytes) -> Any:
 
 
 def to_ids(tokenizer: Any, texts: Sequence[str], front: Mapping[str, Any]) -> np.ndarray:
-    """(texts, longest) int64: at most `length` ids each, padded with `pad`; `nothing` for a text without tokens."""
-    rows = [one.ids for one in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    """(texts, longest) int64: at most `length` ids of the first `characters` of each, padded with `pad`; `nothing` for
+    a text without tokens."""
+    read = [text[: front["characters"]] for text in texts]
+    rows = [one.ids for one in tokenizer.encode_batch(read, add_special_tokens=False)]
     rows = [row[: front["length"]] or [front["nothing"]] for row in rows]
     ids = np.full((len(rows), max(map(len, rows))), front["pad"], np.int64)
     for row, found in zip(ids, rows, strict=True):
@@ -39,52 +42,52 @@ def to_ids(tokenizer: Any, texts: Sequence[str], front: Mapping[str, Any]) -> np
 
 def is_untried(preprocessing: Mapping[str, Any] | None) -> bool:
     """Whether there is a tokenizer that cannot be opened here."""
-    return (preprocessing or {}).get("kind") in (KIND, STEP) and find_spec("tokenizers") is None
+    return (preprocessing or {}).get("kind") in READS_TEXT and find_spec("tokenizers") is None
 
 
-def check_texts(folder: Path, manifest: Mapping[str, Any], texts: Any, ids: Any) -> list[str]:
-    """What is wrong with the tokenizer of a folder whose files are those that shipped; `texts` and `ids` as its golden
-    files have them. Without the package `tokenizers` it is not tried."""
+def check_tokenizer(folder: Path, manifest: Mapping[str, Any], golden: Mapping[str, Any], ids: Any) -> list[str]:
+    """What is wrong with the tokenizer of a folder whose files are those that shipped: of a student of texts the golden
+    `ids`, of one that writes those of its golden prompts. Without the package `tokenizers` it is not tried. Raises
+    KeyError, TypeError and ValueError where golden.json does not fit."""
     front = manifest["preprocessing"] or {}
-    if front.get("kind") != KIND:
+    if front.get("kind") not in READS_TEXT:
         return []
     if front["tokenizer"] not in manifest["files"]:
         return [f"manifest.json: preprocessing: tokenizer must be one of its files. Got {front['tokenizer']!r}"]
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        return ["golden.json must hold the texts of its examples, as strings"]
-    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or len(ids) != len(texts):
-        return [f"golden.npz must hold a row of ids for each of the {len(texts)} texts in golden.json"]
+    wanted = _read_texts(golden, ids, front) if front["kind"] == KIND else _read_prompts(golden)
     if is_untried(front):
         return []
-    try:
-        found = to_ids(open_tokenizer((folder / front["tokenizer"]).read_bytes()), texts, front)
-    except (ValueError, UnicodeEncodeError, TypeError) as error:
-        return [str(error)]
+    tokenizer = open_tokenizer((folder / front["tokenizer"]).read_bytes())
+    kind = "text" if front["kind"] == KIND else "prompt"
     return [
-        f"the tokenizer gives other ids than golden.npz holds for golden text {i + 1}"
-        for i, (row, wanted) in enumerate(zip(found, ids, strict=True))
-        if trim(row, front["pad"]) != trim(wanted, front["pad"])
+        f"the tokenizer gives other ids than are golden for {kind} {i + 1}"
+        for i, (text, own) in enumerate(wanted)
+        if _ids_of(tokenizer, text, front) != own
     ]
+
+
+def _read_texts(golden: Mapping[str, Any], ids: Any, front: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    texts = golden.get("texts")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("texts must be a list of strings")
+    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or len(ids) != len(texts):
+        raise ValueError(f"there must be a row of ids for each of {len(texts)} texts")
+    return [(text, trim(row, front["pad"])) for text, row in zip(texts, ids, strict=True)]
+
+
+def _read_prompts(golden: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    return [(str(entry["prompt"]), list(entry["ids"])) for entry in golden["prompts"]]
+
+
+def _ids_of(tokenizer: Any, text: str, front: Mapping[str, Any]) -> list[int]:
+    if front["kind"] == KIND:
+        return trim(to_ids(tokenizer, [text], front)[0], front["pad"])
+    return prompt_ids(tokenizer, text, front)
 
 
 def prompt_ids(tokenizer: Any, prompt: str, front: Mapping[str, Any]) -> list[int]:
     """The start, then the prompt's own."""
     return [front["start"], *tokenizer.encode(prompt, add_special_tokens=False).ids]
-
-
-def check_prompt_ids(folder: Path, manifest: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The same of a student that writes: `prompts` as golden.json has them."""
-    front = manifest["preprocessing"]
-    if front["tokenizer"] not in manifest["files"]:
-        return [f"manifest.json: preprocessing: tokenizer must be one of its files. Got {front['tokenizer']!r}"]
-    if is_untried(front):
-        return []
-    tokenizer = open_tokenizer((folder / front["tokenizer"]).read_bytes())
-    return [
-        f"the tokenizer gives other ids than golden.json holds for golden prompt {i + 1}"
-        for i, entry in enumerate(prompts)
-        if prompt_ids(tokenizer, entry["prompt"], front) != entry["ids"]
-    ]
 
 
 def trim(row: np.ndarray, pad: int) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 from export.hashes import hash_file
 from export.session import RUNTIME_ERRORS, Runner, largest_difference
 from export.steps import check_prompts
-from export.text_ids import INSTALL, check_prompt_ids, check_texts, is_untried
+from export.text_ids import INSTALL, check_tokenizer, is_untried
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -145,9 +145,12 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> list[str]:
     try:
         inputs, expected = _load_golden(folder / "golden.npz", golden)
         tolerances = _read_tolerances(golden)
-        problems = check_texts(folder, manifest, golden.get("texts"), inputs.get("input_ids"))
     except UNFIT as error:
         return [f"golden.json and golden.npz do not fit together: {type(error).__name__} {error}"]
+    try:
+        problems = check_tokenizer(folder, manifest, golden, inputs.get("input_ids"))
+    except UNFIT as error:
+        return [f"the tokenizer cannot be tried on the golden texts: {type(error).__name__} {error}"]
     if problems:
         return problems
     try:
@@ -166,8 +169,7 @@ def _check_text(folder: Path, runner: Runner, manifest: dict[str, Any], golden: 
     if "prompts" not in golden:
         return []
     try:
-        problems = check_prompt_ids(folder, manifest, golden["prompts"])
-        return problems or check_prompts(folder, runner, manifest["preprocessing"], golden)
+        return check_prompts(folder, runner, manifest["preprocessing"], golden)
     except (*UNFIT, *RUNTIME_ERRORS) as error:
         return [f"golden prompts do not fit model.onnx: {type(error).__name__} {str(error).splitlines()[0]}"]
 

@@ -350,7 +350,7 @@ def budget_entry(
         "flips": flips(job, params, key[1], recipe),
         "answers": tell_answers(job, params, key[1], recipe),
         "kernels": kernels_of(job, params, key[1], recipe.student),
-        "fidelity": tell_fidelity(job, params, key[1], recipe.student, recipe.control),
+        "fidelity": tell_fidelity(job, params, key[1], recipe),
     }
     if words:
         entry["tfidf"] = hold_against(job, outputs_of(job, params, recipe.student, key[1], "test"), words)

@@ -164,6 +164,28 @@ def test_genai_loads_the_folder_and_writes_the_same(student):
         assert (code, said) == (0, entry["prompt"] + entry["text"] + "\n"), error
 
 
+def test_a_tokenizer_elsewhere_or_with_other_ids_is_told(student, tmp_path):
+    changed = tmp_path / "student"
+    shutil.copytree(student, changed, symlinks=True)
+    shutil.copy(student / "tokenizer.json", tmp_path / "tokenizer.json")
+    as_made = json.loads((changed / "manifest.json").read_text(encoding="utf-8"))
+
+    def tell(manifest, said):
+        (changed / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        assert verify(changed) == [said]
+        code, found, _ = run([sys.executable, changed / "snippets" / "python" / "verify.py"])
+        assert (code, found) == (1, said + "\n")
+
+    outside = as_made | {"preprocessing": as_made["preprocessing"] | {"tokenizer": "../tokenizer.json"}}
+    tell(outside, "manifest.json: preprocessing: tokenizer must be one of its files. Got '../tokenizer.json'")
+    golden = golden_of(student)
+    golden["prompts"][0]["prompt"] += "!"
+    (changed / "manifest.json").write_text(json.dumps(as_made), encoding="utf-8")
+    rewrite(changed, golden)
+    as_made = json.loads((changed / "manifest.json").read_text(encoding="utf-8"))
+    tell(as_made, "the tokenizer gives other ids than are golden for prompt 1")
+
+
 def test_what_was_changed_is_told(student, tmp_path):
     changed = tmp_path / "student"
     shutil.copytree(student, changed, symlinks=True)

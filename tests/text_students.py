@@ -42,6 +42,7 @@ def make_text_student(
     to_onnx(module, body_signature(front, len(CLASSES), "logits"), parts / "body.onnx")
     artifact = merge_front(parts / "body.onnx", front, parts / "model.onnx")
     told = front_data(front) | {"tokenizer": "tokenizer.json", "nothing": tokenizer.nothing}
+    told["characters"] = tokenizer.characters(LENGTH)
     manifest = {"name": "birds/text", "kind": "classification", "classes": CLASSES, "preprocessing": told}
     manifest |= {"teacher": None} | (given or {})
     return write_text_student(folder / "student", artifact, manifest, texts, tokenizer.data, "# A card\n"), module

@@ -95,7 +95,9 @@ class TextTask:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        return {"tokenizer": "tokenizer.json", "nothing": self.tokenizer.nothing, **self.columns}
+        characters = self.tokenizer.characters(self.front.length)
+        told = {"tokenizer": "tokenizer.json", "nothing": self.tokenizer.nothing, "characters": characters}
+        return told | dict(self.columns)
 
     def describe(self) -> dict[str, Any]:
         found: dict[str, Any] = {"task": self.name, "kind": self.kind}

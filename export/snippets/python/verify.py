@@ -1,8 +1,8 @@
 """Is the student folder two above whole, and does it give what it gave where it was made? `python verify.py`.
 
 Needs numpy and onnxruntime alone. Prints what is wrong, a line each, or ok; exit code 1 or 0. A file whose hash
-differs is not run, and a path that leads out of the folder is not opened. The tokenizer of a student of texts is tried
-where the package tokenizers is installed; where it is not, that is said.
+differs is not run, and a path that leads out of the folder is not opened. A tokenizer is tried where the package
+tokenizers is installed; where it is not, that is said.
 """
 
 import hashlib
@@ -81,26 +81,47 @@ def check_files(folder: Path, files: dict) -> list[str]:
 
 
 def check_tokenizer(folder: Path) -> list[str]:
-    """Of a student of texts: whether its tokenizer gives the golden ids."""
+    """Of a student of texts, or one that writes: whether its tokenizer gives the golden ids."""
     manifest, golden = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("manifest.json", "golden.json")
     )
     front = manifest["preprocessing"] or {}
-    if front.get("kind") != "text":
+    if front.get("kind") not in ("text", "step"):
         return []
     if front.get("tokenizer") not in manifest["files"]:
         return [f"manifest.json: preprocessing: tokenizer must be one of its files. Got {front.get('tokenizer')!r}"]
     if find_spec("tokenizers") is None:
         print("the tokenizer was not tried: pip install tokenizers")
         return []
-    from predict import find_other_ids, load_tokenizer
+    from tokenizers import Tokenizer
 
     try:
-        ids = read_golden(folder)[0]["input_ids"]
-        others = find_other_ids(load_tokenizer(manifest, folder), golden["texts"], ids, manifest)
+        tokenizer = Tokenizer.from_file(str(folder / front["tokenizer"]))
+        wanted = list_golden_ids(folder, front, golden)
+        read = [text[: front.get("characters")] for text, _ in wanted]
+        found = [tokenizer.encode(text, add_special_tokens=False).ids for text in read]
     except Exception as error:  # noqa: BLE001  tokenizers raises no narrower one
-        return [f"the tokenizer cannot be tried on the golden texts: {error}"]
-    return [f"the tokenizer gives other ids than golden.npz holds for golden text {i + 1}" for i in others]
+        return [f"the tokenizer cannot be tried on the golden texts: {type(error).__name__} {error}"]
+    if front["kind"] == "text":
+        found = [ids[: front["length"]] or [front["nothing"]] for ids in found]
+    else:
+        found = [[front["start"], *ids] for ids in found]
+    kind = "text" if front["kind"] == "text" else "prompt"
+    return [
+        f"the tokenizer gives other ids than are golden for {kind} {i + 1}"
+        for i, (ids, (_, own)) in enumerate(zip(found, wanted, strict=True))
+        if ids != own
+    ]
+
+
+def list_golden_ids(folder: Path, front: dict, golden: dict) -> list[tuple[str, list[int]]]:
+    """Golden texts, or prompts, with their ids, padding left out."""
+    if front["kind"] == "step":
+        return [(entry["prompt"], entry["ids"]) for entry in golden["prompts"]]
+    rows = read_golden(folder)[0]["input_ids"]
+    used = [np.flatnonzero(row != front["pad"]) for row in rows]
+    own = [[int(i) for i in row[: places[-1] + 1]] for row, places in zip(rows, used, strict=True)]
+    return list(zip(golden["texts"], own, strict=True))
 
 
 def is_inside(folder: Path, name: str) -> bool:

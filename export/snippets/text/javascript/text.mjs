@@ -3,9 +3,10 @@
 
 // Texts as the student's input, a batch: ids (texts, longest), each row padded at its end.
 export function encode(tokenizer, texts, manifest) {
-  const { length, pad, nothing } = manifest.preprocessing;
+  const { length, pad, nothing, characters } = manifest.preprocessing;
   const rows = texts.map((text) => {
-    const { ids } = tokenizer.encode(text, { add_special_tokens: false });
+    const read = [...text.slice(0, 2 * characters)].slice(0, characters).join(""); // of code points; some are two units
+    const { ids } = tokenizer.encode(read, { add_special_tokens: false });
     return ids.length ? ids.slice(0, length) : [nothing];
   });
   const longest = Math.max(...rows.map((row) => row.length));

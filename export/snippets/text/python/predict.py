@@ -39,7 +39,8 @@ def load_tokenizer(manifest: dict, folder: Path = FOLDER) -> "Tokenizer":
 def encode(tokenizer: "Tokenizer", texts: Sequence[str], manifest: dict) -> dict[str, np.ndarray]:
     """Texts as the student's input, a batch: ids (texts, longest), each row padded at its end."""
     front = manifest["preprocessing"]
-    found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    read = [text[: front["characters"]] for text in texts]
+    found = tokenizer.encode_batch(read, add_special_tokens=False)
     rows = [one.ids[: front["length"]] or [front["nothing"]] for one in found]
     ids = np.full((len(rows), max(map(len, rows))), front["pad"], np.int64)
     for row, own in zip(ids, rows, strict=True):
