@@ -163,7 +163,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked may be gone
+            self.wfile.write(data)
 
     def log_message(self, *given: Any) -> None:
         """Requests hold prompts, and are not logged."""
