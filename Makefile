@@ -38,6 +38,11 @@ example-%: setup
 	$(BIN)/python examples/$*/prepare.py
 	for file in examples/$*/budgets*.yaml; do $(BIN)/build-family --budgets $$file || exit 1; done
 
+# Its teacher is an endpoint that gives only text, served on loopback while the family is built
+example-glosses: setup
+	$(BIN)/python examples/glosses/prepare.py
+	$(BIN)/python examples/glosses/serve.py $(BIN)/build-family --budgets examples/glosses/budgets.yaml
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

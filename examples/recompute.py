@@ -1,4 +1,4 @@
-"""Recompute every test score of a run from its student folders, with numpy and onnxruntime alone.
+"""Recompute every test score of a run from its student folders, with numpy and onnxruntime, of texts tokenizers too.
 
     python examples/recompute.py runs/digits
 
@@ -20,7 +20,26 @@ def recompute(score: str, truth: np.ndarray, outputs: np.ndarray) -> float:
         return float(np.sqrt(((outputs - truth) ** 2).mean()))
     if score == "mae":
         return float(np.abs(outputs - truth).mean())
-    raise SystemExit(f"recompute knows accuracy, rmse and mae. Got {score}.")
+    if score == "cosine":
+        lengths = np.linalg.norm(outputs, axis=1) * np.linalg.norm(truth, axis=1)
+        return float(((outputs * truth).sum(1) / lengths).mean())
+    raise SystemExit(f"recompute knows accuracy, rmse, mae and cosine. Got {score}.")
+
+
+def read_texts(folder: Path, texts: np.ndarray) -> dict[str, np.ndarray]:
+    """What the student's own tokenizer makes of the texts, as its manifest says."""
+    from tokenizers import Tokenizer
+
+    said = json.loads((folder / "manifest.json").read_text())["preprocessing"]
+    tokenizer = Tokenizer.from_file(str(folder / said["tokenizer"]))
+    tokens = [
+        found.ids[: said["length"]] or [said["nothing"]]
+        for found in tokenizer.encode_batch(texts.tolist(), add_special_tokens=False)
+    ]
+    ids = np.full((len(tokens), max(map(len, tokens))), said["pad"], np.int64)
+    for row, own in zip(ids, tokens, strict=True):
+        row[: len(own)] = own
+    return {"input_ids": ids}
 
 
 def main(run: Path) -> int:
@@ -33,7 +52,8 @@ def main(run: Path) -> int:
         if entry["status"] != "kept":
             continue
         session = onnxruntime.InferenceSession(str(run / entry["student"] / "model.onnx"))
-        outputs = session.run(None, feeds)[0]
+        given = read_texts(run / entry["student"], feeds["text"]) if "text" in feeds else feeds
+        outputs = session.run(None, given)[0]
         found, said = recompute(family["score"]["name"], truth, outputs), entry["test"]["value"]
         same = abs(found - said) < 1e-6
         differs += not same

@@ -21,18 +21,19 @@ from family.spec_checks import TASKS
 from family.split_names import USUAL
 from family.suggest import did_you_mean
 
-TABLES = (".npz", ".csv", ".parquet")
+TABLES = (".npz", ".csv", ".parquet", ".jsonl")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 SPLITS = ("train", "val", "test")
 LABELS = ("label", "labels", "target", "targets", "class", "category", "y", "outcome", "species", "score")
-FORMATS = "a folder of class folders, .npz, .csv, .parquet, a saved Hugging Face dataset, or digits"
+FORMATS = "a folder of class folders, .npz, .csv, .parquet, .jsonl, a saved Hugging Face dataset, or digits"
 PEEKED = 200  # image files whose size is read
+PROSE = 4  # words from which text is read, not a category
 LARGEST_INPUT = 96  # pixels a side; larger images are shrunk for the students
 
 
 @dataclass(frozen=True)
 class Column:
-    """One array or column: `shape` without its rows; kind: number, whole, text, class or image."""
+    """One array or column: `shape` without its rows; kind: number, whole, text, prose, class or image."""
 
     name: str
     kind: str
@@ -49,6 +50,7 @@ class Findings:
     ready_splits: tuple[str, ...] = ()
     student_input: int | None = None
     sides: tuple[int, ...] = ()
+    text: str | None = None  # the column that is read
 
 
 def init(arguments: Sequence[str]) -> int:
@@ -186,7 +188,12 @@ def look_at_folder(folder: Path, task: str | None) -> Findings:
     from PIL import Image, UnidentifiedImageError
 
     ready = find_splits(child.name for child in folder.iterdir() if child.is_dir())
-    files = [*islice((p for p in sorted(folder.glob("*/*/*" if ready else "*/*")) if is_image(p)), 10**6)]
+    inside = sorted(folder.glob("*/*/*" if ready else "*/*"))
+    files = [*islice((p for p in inside if is_image(p)), 10**6)]
+    texts = [p for p in inside if p.suffix.lower() == ".txt"]
+    if texts and not files:
+        classes = {file.parent.name for file in texts}
+        return Findings(f"texts, {len(texts)} files in {len(classes)} class folders", task or "text", None, ready)
     if not files:
         raise mistake("PATH", f"{folder} has no images in class folders ({', '.join(IMAGES)}).")
     sides: Counter[tuple[int, int]] = Counter()
@@ -221,7 +228,7 @@ def read_columns(path: Path) -> tuple[list[Column], tuple[str, ...]]:
     try:
         if path.is_dir():
             return read_hugging_face(path)
-        readers = {".npz": read_npz, ".csv": read_csv, ".parquet": read_parquet}
+        readers = {".npz": read_npz, ".csv": read_csv, ".parquet": read_parquet, ".jsonl": read_jsonl}
         return readers[path.suffix](path)
     except (OSError, ValueError, KeyError, TypeError, EOFError, struct.error, zipfile.BadZipFile) as problem:
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]
@@ -245,6 +252,14 @@ def read_csv(path: Path) -> tuple[list[Column], tuple[str, ...]]:
     return read_frame(pd.read_csv(path, nrows=5000))
 
 
+def read_jsonl(path: Path) -> tuple[list[Column], tuple[str, ...]]:
+    import pandas as pd
+
+    with path.open(encoding="utf-8-sig") as file:
+        rows = [json.loads(line) for line in islice(file, 5000) if line.strip()]
+    return read_frame(pd.DataFrame(rows))
+
+
 def read_parquet(path: Path) -> tuple[list[Column], tuple[str, ...]]:
     import pyarrow.parquet as parquet
 
@@ -265,6 +280,8 @@ def guess_kind(column: Any) -> str:
     first = next(iter(column.dropna()), None)
     if isinstance(first, bytes) or (isinstance(first, dict) and "bytes" in first):
         return "image"
+    if isinstance(first, str) and column.dropna().astype(str).str.split().str.len().mean() >= PROSE:
+        return "prose"
     return {"i": "whole", "u": "whole", "b": "class", "f": "number"}.get(column.dtype.kind, "text")
 
 
@@ -293,7 +310,10 @@ def look_at_columns(columns: list[Column], splits: tuple[str, ...], task: str | 
     said = f"{what}; labels in '{chosen}'" + (f"; splits {', '.join(splits)}" if splits else "")
     sides = next((c.shape for c in inputs if kind == "images" and c.shape), ())
     large = kind == "images" and (not sides or max(sides) > LARGEST_INPUT)
-    return Findings(said, task or kind, chosen, splits, LARGEST_INPUT if large else None)
+    texts = tuple(c.name for c in inputs if c.kind in ("prose", "text"))
+    texts = tuple(c.name for c in inputs if c.kind == "prose")[:1] or texts
+    text = texts[0] if texts and (task or kind) == "text" else None
+    return Findings(said, task or kind, chosen, splits, LARGEST_INPUT if large else None, text=text)
 
 
 def choose_label(columns: list[Column], given: str | None) -> str:
@@ -304,7 +324,7 @@ def choose_label(columns: list[Column], given: str | None) -> str:
             near = did_you_mean(given, names)
             raise mistake("--label", f"'{given}' is not there. Found: {', '.join(names)}.{near}")
         return given
-    able = [c for c in columns if c.name != "split" and c.kind != "image" and not c.shape]
+    able = [c for c in columns if c.name != "split" and c.kind not in ("image", "prose") and not c.shape]
     lowered = {c.name.lower(): c.name for c in reversed(able)}
     for name in LABELS:
         if name in lowered:
@@ -325,6 +345,9 @@ def guess_task(inputs: list[Column]) -> tuple[str | None, str]:
     """The task as `data` will be read, and a few words; no task where there are several plain inputs."""
     if any(c.kind == "image" for c in inputs):
         return "images", "encoded images"
+    prose = [c.name for c in inputs if c.kind == "prose"]
+    if prose:
+        return "text", f"texts in '{prose[0]}'"
     arrays = [c for c in inputs if c.name != "length" and c.shape]
     if len(arrays) == 1 and len(arrays[0].shape) == 2 and len(arrays) < len(inputs):
         return "series", f"series of {arrays[0].shape[0]} channels, {arrays[0].shape[1]} steps"
@@ -341,8 +364,9 @@ SPACES = {
     "images": ("conv", "{width: [4, 48], depth: [1, 3]}"),
     "series": ("encoder", "{width: [8, 48], depth: [1, 3]}"),
     "table": ("mlp", "{width: [8, 96], depth: [1, 3]}"),
+    "text": ("static", "{width: [16, 128], depth: [0, 1]}"),
 }
-COSTS = {"images": (25, 80, 0.4), "series": (40, 90, 0.1), "table": (16, 50, 0.05)}
+COSTS = {"images": (25, 80, 0.4), "series": (40, 90, 0.1), "table": (16, 50, 0.05), "text": (30, 100, 0.05)}
 DIGITS = (6, 9, 0.03)
 
 
@@ -359,14 +383,14 @@ def compose(found: Findings, data: str, teacher: str | None) -> str:
             "# Every key and its default: build-family schema",
             f"name: {quote(name)}",
             "seed: 0",
-            *([f"task: {found.task:20} # images | table | series | file.py:function"] if found.task else []),
+            *([f"task: {found.task:20} # images | table | series | text | file.py:function"] if found.task else []),
             "",
             *write_data(found, data),
             "",
             *write_teacher(teacher, task),
             "",
             "students:",
-            f"  space: {space:18} # mlp | conv | encoder | file.py:function",
+            f"  space: {space:18} # mlp | conv | encoder | static | file.py:function",
             *write_input(found),
             f"  dims: {dims}   # what the search may choose from",
             "",
@@ -388,6 +412,8 @@ def write_data(found: Findings, data: str) -> list[str]:
     lines = ["data:", f"  path: {quote(data)}"]
     if found.label:
         lines.append(f"  label: {quote(found.label)}          # the array or column with the labels")
+    if found.text:
+        lines.append(f"  text: {quote(found.text)}           # the column that is read; or a list of several")
     if ready := find_splits(found.ready_splits):
         cut = "" if len(ready) == 3 else "; val is cut off train"
         return [*lines, f"  # its own splits {', '.join(ready[:-1])} and {ready[-1]} are used{cut}"]

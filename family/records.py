@@ -31,6 +31,7 @@ from family.soft_targets import teacher_classes
 from family.spent import count_compute
 from family.students import outputs_of
 from family.tasks.text_task import TextTask
+from family.text.answering import tell_answers, tell_asking
 from family.text.fidelity import tell_fidelity
 from family.text.tfidf import fit_tfidf, hold_against, tfidf_outputs
 from family.types import Split, Training
@@ -110,6 +111,7 @@ def write_family(
         "score": {"name": job.task.score.name, "higher_is_better": job.task.score.higher_is_better},
         "teacher": {s: as_dict(v) for s, v in teacher.items()}
         | {"val_augmented": job.augmented_score(), "cost": teacher_cost(job, teacher_latency)},
+        "answers": tell_asking(job),
         "budgets": entries,
         **({"tfidf": words} if words else {}),
         "frontier": frontiers(job, rows),
@@ -346,8 +348,9 @@ def budget_entry(
         "limits": measured_limits(row, limits_of(budget)),
         "costs": measured_limits(row, dict.fromkeys(cost_names(row))),
         "flips": flips(job, params, key[1], recipe),
+        "answers": tell_answers(job, params, key[1], recipe),
         "kernels": kernels_of(job, params, key[1], recipe.student),
-        "fidelity": tell_fidelity(job, params, key[1], recipe.student, recipe.control),
+        "fidelity": tell_fidelity(job, params, key[1], recipe),
     }
     if words:
         entry["tfidf"] = hold_against(job, outputs_of(job, params, recipe.student, key[1], "test"), words)

@@ -44,4 +44,4 @@ def say_figures(label: str, told: Mapping[str, Any]) -> dict[str, str]:
 
 def say_sample(label: str, sample: Mapping[str, str]) -> dict[str, str]:
     said = {"Budget": label, "Text": sample["prompt"], "Teacher": sample["teacher"], "Student": sample["student"]}
-    return said | {"On labels alone": sample["control"]}
+    return said | {"On labels alone": sample.get("control", "")}

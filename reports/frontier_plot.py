@@ -67,6 +67,8 @@ def _draw_panel(axes: Axes, run: Run, target: str, cost: str) -> None:
         axes.scatter(x, y, s=120, marker=shape, facecolor="none", edgecolor=ACCENT, lw=1.5, zorder=6)
     if (teacher := find_teacher_score(run)) is not None:
         axes.axhline(teacher[1], color=INK, lw=1, ls=(0, (6, 3)), zorder=1)
+    if (words := find_words_score(run)) is not None:
+        axes.axhline(words, color=MUTED, lw=1, ls=(0, (1, 2)), zorder=1)
     for limit in _group_limits(run, target, "score"):
         axes.axhline(limit, color=LIMIT, lw=1, ls=(0, (2, 2)), zorder=1)
     for limit in near:
@@ -131,6 +133,12 @@ def find_teacher_score(run: Run) -> tuple[str, float] | None:
     return None
 
 
+def find_words_score(run: Run) -> float | None:
+    """Of texts, the best that counting words reaches on validation data."""
+    found = [one["val"]["value"] for one in (run.family.get("tfidf") or {}).values()]
+    return (max if run.higher_is_better else min)(found, default=None)
+
+
 def _list_chosen(run: Run, rows: pd.DataFrame, target: str) -> list[dict[str, Any]]:
     named: list[dict[Any, Any]] = [
         r | {"names": name_budgets(run, r["id"], r["precision"], target)} for r in rows.to_dict("records")
@@ -163,6 +171,8 @@ def _explain_marks(figure: Figure, run: Run, target: str) -> None:
         handles.append(Line2D([], [], ls="", marker="o", color=INK, mfc=PAPER, ms=6.5, label="control: labels alone"))
     if find_teacher_score(run):
         handles.append(Line2D([], [], color=INK, lw=1, ls=(0, (6, 3)), label="teacher"))
+    if find_words_score(run) is not None:
+        handles.append(Line2D([], [], color=MUTED, lw=1, ls=(0, (1, 2)), label="TF-IDF"))
     if any(_group_limits(run, target, q) for q in ("score", *COSTS)):
         handles.append(Line2D([], [], color=LIMIT, lw=1.1, ls=(0, (2, 2)), label="limit of a budget"))
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=8.5, handletextpad=0.5)
@@ -179,6 +189,8 @@ def _label_panel(axes: Axes, run: Run, target: str, cost: str, first: bool) -> N
     if first and teacher is not None:
         text = f"teacher {say_score(run.score, teacher[1])}" + ("" if teacher[0] == "val" else " (test)")
         _label_level(axes, text, teacher[1], INK, taken, crossed)
+    if first and (words := find_words_score(run)) is not None:
+        _label_level(axes, f"TF-IDF {say_score(run.score, words)}", words, MUTED, taken, crossed)
     for limit, names in _group_limits(run, target, "score").items() if first else ():
         _label_level(axes, f"{names} {side} {say_score(run.score, limit)}", limit, LIMIT, taken, crossed)
     _label_chosen(axes, _list_chosen(run, rows, target), cost, taken, crossed)

@@ -110,13 +110,10 @@ def _line_up(run: Run, row: Mapping[str, Any], target: str, shown: Sequence[str]
 def say_reading(run: Run, target: str) -> str | None:
     """What of the latency is the tokenizer's, where students read texts."""
     rows = take_records(run, target)
-    if (
-        run.family.get("data", {}).get("task") != "text"
-        or "latency_ms" not in rows
-        or not rows["latency_ms"].notna().any()
-    ):
+    timed = [q in rows and bool(rows[q].notna().any()) for q in ("latency_ms", "tokenizer_ms")]
+    if run.family.get("data", {}).get("task") != "text" or not timed[0]:
         return None
-    if "tokenizer_ms" not in rows or not rows["tokenizer_ms"].notna().any():
+    if not timed[1]:
         return f"On {target} latency is that of the file alone: its tokenizer is not timed there."
     rows = rows.dropna(subset=["tokenizer_ms", "latency_ms"])
     shares = 100 * rows["tokenizer_ms"] / rows["latency_ms"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from reports.answers import show_answers
 from reports.blocks import Section
 from reports.changes import show_changes, show_control
 from reports.checks import show_checks
@@ -21,6 +22,7 @@ SECTIONS: dict[str, Callable[[Run], Section | None]] = {
     "targets": show_targets,
     "changes": show_changes,
     "control": show_control,
+    "answers": show_answers,
     "fidelity": show_fidelity,
     "plain": show_plain,
     "tried": show_tried,

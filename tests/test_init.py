@@ -41,6 +41,20 @@ def write_images(folder, sizes):
         Image.new("RGB", size).save(place / f"{i}.png")
 
 
+def test_texts_are_seen_by_their_words(home, capsys):
+    rows = [
+        {"mail": "when is the next train to town", "kind": "ask", "where": "inbox"},
+        {"mail": "it is late today", "kind": "tell"},
+    ]
+    (home / "mails.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    spec = written(home, "mails.jsonl", "--label", "kind")
+    assert (spec.task, spec.data.text, spec.data.label, spec.students.space) == ("text", "mail", "kind", "static")
+    for kind in ("ask", "tell"):
+        (home / "letters" / kind).mkdir(parents=True)
+        (home / "letters" / kind / "1.txt").write_text("some words")
+    assert written(home, "letters").task == "text"
+
+
 def test_digits(home, capsys):
     assert init(["digits"]) == 0
     spec = read_spec(home / "budgets.yaml")

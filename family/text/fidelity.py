@@ -4,16 +4,20 @@ that student, control and teacher go on with, side by side."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from export import Runner, StepFront
+from export.hashes import hash_file
+from family.controls import faithful_pairs
 from family.entry_points import step_inputs
 from family.job import Job
+from family.recipe import Recipe
 from family.run_folder import remember
-from family.students import export_trained, trained_folder
+from family.students import trained_folder
 from family.tasks.lm_task import BITS, NOTHING_TO_LEARN, LmTask
 from family.text.lm_teacher import LmTeacher
 from family.types import Training
@@ -25,28 +29,31 @@ VERSION = 1
 Continue = Callable[[np.ndarray], int]  # ids (1, length) → the likeliest next one
 
 
-def tell_fidelity(
-    job: Job, params: Mapping[str, Any], precision: str, student: Training, control: Training
-) -> dict[str, Any]:
+def tell_fidelity(job: Job, params: Mapping[str, Any], precision: str, recipe: Recipe) -> dict[str, Any]:
     """`{kl_bits, agreement, confidence, hits, rows, samples}` of the file on the first rows of test. kl_bits: of the
     teacher's distribution from the student's, a token; confidence and hits: of the likeliest tokens, which are level
-    where it is calibrated. Nothing where the teacher gives no distributions."""
+    where it is calibrated. The control in samples is of the first paired seed. Nothing where the teacher gives no
+    distributions."""
     if not isinstance(job.teacher, LmTeacher) or not isinstance(job.task, LmTask):
         return {}
     teacher = job.teacher
-    path = trained_folder(job, params, student) / precision / "model.onnx"
-    digest = export_trained(job, params, student)[precision]["sha256"]
-    theirs = export_trained(job, params, control)[precision]["sha256"]
+    path = file_of(job, params, recipe.student, precision)
+    pairs = faithful_pairs(job, params, recipe)
+    beside = {"control": file_of(job, params, pairs[0][1], precision)} if pairs else {}
+    digests = [hash_file(one) for one in (path, *beside.values())]
 
     def work() -> dict[str, Any]:
         task = job.task.seen_by(params)
         assert isinstance(task, LmTask)
-        beside = trained_folder(job, params, control) / precision / "model.onnx"
-        files = {"student": Runner(path), "control": Runner(beside)}
+        files = {who: Runner(one) for who, one in {"student": path, **beside}.items()}
         return compare(task, teacher, files["student"]) | {"samples": draw_samples(task, teacher, files)}
 
-    inputs = [digest, theirs, teacher.fingerprint, job.task.fingerprint, VERSION]
+    inputs = [*digests, teacher.fingerprint, job.task.fingerprint, VERSION]
     return dict(remember(path.with_name("fidelity.json"), inputs, work))
+
+
+def file_of(job: Job, params: Mapping[str, Any], training: Training, precision: str) -> Path:
+    return trained_folder(job, params, training) / precision / "model.onnx"
 
 
 def compare(task: LmTask, teacher: LmTeacher, student: Runner) -> dict[str, Any]:

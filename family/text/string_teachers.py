@@ -223,7 +223,8 @@ def open_transformers(
     ]
     if not classes:
         notes.append(f"teacher: vectors of tokens become one by {pool}" + (", of length 1" if unit else ""))
-    names = tuple(str(n) for _, n in sorted(getattr(model.config, "id2label", None) or {}.items())) if classes else ()
+    labels = getattr(model.config, "id2label", None) or {}
+    names = tuple(str(labels[i]) for i in sorted(labels)) if classes else ()
     return Asked(
         ask_texts(answer if classes else embed, task),
         key,
