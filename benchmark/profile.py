@@ -24,6 +24,7 @@ from benchmark.types import Measurement, Target
 FORMAT = 2
 FEWEST_STUDENTS = 8  # measured students
 BEYOND = 0.1  # of a feature's range, above and below, that still counts as within
+NAMED = 3  # features beyond the range, in a message
 Row = Mapping[str, float]
 
 
@@ -74,8 +75,9 @@ class Profile:
             say_range(name, row.get(name, 0.0), *ends) for name, ends in self.ranges.items() if is_out(row, name, ends)
         ]
         if beyond or set(row) - set(self.ranges):
-            unknown = sorted(set(row) - set(self.ranges))
-            raise ValueError(f"it is beyond what profile {self.id} was calibrated on: {'; '.join(beyond or unknown)}")
+            odd = beyond or sorted(set(row) - set(self.ranges))
+            odd = [*odd[:NAMED], *([f"and {len(odd) - NAMED} more"] if len(odd) > NAMED else [])]
+            raise ValueError(f"it is beyond what profile {self.id} was calibrated on: {'; '.join(odd)}")
         return predict(Predictor(self.weights, tuple(self.errors)), row)
 
 

@@ -174,7 +174,7 @@ def warn_of(name: str, fits: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     over = [fit["over"] for fit in fits if fit["status"] == "over"]
     said = [f"the nearest is over by {say_share(min(over))}"] if over else []
-    said += dict.fromkeys(fit["why"] for fit in fits if fit["status"] == "untold")
+    said += [fit["why"] for fit in fits if fit["status"] == "untold"][:1]  # of the smallest
     return [f"warning: none of these fits {name}; {'; '.join(said)}"]
 
 

@@ -76,6 +76,11 @@ def test_what_is_beyond_the_calibration_is_refused():
         ValueError, match=rf"beyond what profile {profile.id} was calibrated on: fmla 9,000,000, calibr"
     ):
         profile.estimate(row | {"fmla": 9e6})
+    with pytest.raises(ValueError, match=r"calibrated on: fmla [^;]*; int [^;]*; start [^;]*$"):
+        profile.estimate(dict.fromkeys(row, 9000000000.0))
+    many = {f"odd{i}": 1.0 for i in range(5)}
+    with pytest.raises(ValueError, match="odd0; odd1; odd2; and 2 more"):
+        profile.estimate(row | many)
     with pytest.raises(ValueError, match="dot"):
         profile.estimate(row | {"dot": 1.0})
     assert profile.estimate(row) > 0
