@@ -1,4 +1,4 @@
-"""Recompute every test score of a run from its student folders, with numpy and onnxruntime alone; texts take tokenizers.
+"""Recompute every test score of a run from its student folders, with numpy and onnxruntime alone (texts: tokenizers).
 
     python examples/recompute.py runs/digits
 
