@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import platform
 from collections.abc import Iterable, Mapping
@@ -352,6 +353,8 @@ def budget_entry(
         "kernels": kernels_of(job, params, key[1], recipe.student),
         "fidelity": tell_fidelity(job, params, key[1], recipe),
     }
+    if (tokenizer := getattr(job.task.seen_by(params), "tokenizer", None)) is not None:
+        entry["tokenizer_kb"] = weigh(tokenizer.data)
     if words:
         entry["tfidf"] = hold_against(job, outputs_of(job, params, recipe.student, key[1], "test"), words)
     if guard is not None:
@@ -366,6 +369,11 @@ def find_untold(rows: pd.DataFrame, limits: Iterable[str]) -> str | None:
         if f"{quantity}_untold" in rows and rows[quantity].isna().all():
             return f"its {quantity} is untold: {rows[f'{quantity}_untold'].dropna().iloc[0]}"
     return None
+
+
+def weigh(data: bytes) -> dict[str, float]:
+    """Of a file that ships beside the model, in kB; limits on size are of the model alone."""
+    return {"size": len(data) / 1000, "download": len(gzip.compress(data, compresslevel=9, mtime=0)) / 1000}
 
 
 def say_left_out(compared: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:

@@ -53,4 +53,5 @@ def golden_prompts(task: LmTask) -> list[str]:
 
 
 def cut_prompt(task: LmTask, text: str, tokens: int) -> str:
-    return task.tokenizer.decode(task.tokenizer.tokens([text], tokens)[0])
+    """Of whole characters: the last token may hold half of one."""
+    return task.tokenizer.decode(task.tokenizer.tokens([text], tokens)[0]).rstrip("\ufffd")

@@ -50,6 +50,7 @@ def show_targets(run: Run) -> Section | None:
             blocks.append(picture_frontier(run, target))
         blocks.append(_tabulate_target(run, target))
         blocks += [Text(told) for told in (say_front(run, target), say_reading(run, target)) if told]
+    blocks += [Text(told) for told in (say_tokenizers(run),) if told]
     gone = run.family.get("targets", {}).items()
     blocks += [Text(f"{t} is not available here: {i['unavailable']}") for t, i in gone if i.get("unavailable")]
     return Section("What each target offers", tuple(blocks)) if blocks else None
@@ -122,6 +123,19 @@ def say_reading(run: Run, target: str) -> str | None:
         "An app gives a text. So latency is that of tokenizer and file together, on a text of usual length; the "
         f"tokenizer (Python tokenizers, one thread) takes {least if least == most else f'{least} to {most}'} of it."
     )
+
+
+def say_tokenizers(run: Run) -> str | None:
+    """What the tokenizers add that ship beside the chosen models."""
+    known = {n: label for n, label in distinct_students(run).items() if run.budgets[n].get("tokenizer_kb")}
+    if not known:
+        return None
+    weights = {label: run.budgets[n]["tokenizer_kb"] for n, label in known.items()}
+    said = [
+        f"{label} {say_cost('size_kb', kb['size'])} ({say_cost('download_kb', kb['download'])} compressed)"
+        for label, kb in weights.items()
+    ]
+    return f"File sizes are those of models. Beside each ships its tokenizer.json: {', '.join(said)}."
 
 
 def say_front(run: Run, target: str) -> str | None:

@@ -47,7 +47,7 @@ def show_int8(run: Run) -> Section | None:
     raw = pd.DataFrame(lines)
     order = raw["Lost on"].ne("").sort_values(ascending=False, kind="stable").index
     caption = (
-        "Figures below 1 × are cheaper than fp32. Lost on: a lower validation score, however little, or a cost "
+        "Figures below 1 × are cheaper than fp32. Lost on: a worse validation score, however little, or a cost "
         "whose whole interval lies above that of fp32."
     )
     table = Table("int8", raw.loc[order].head(MOST_ROWS), caption, raw)

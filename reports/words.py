@@ -35,6 +35,7 @@ NAMES = {
     "score": "score",
 }
 QUALIFIERS = {
+    "ms_per_token": " per token",
     "first_token_ms": " to the first token",
     "download_kb": " compressed",
     "latency_p95_ms": " at the 95th percentile",
@@ -45,7 +46,7 @@ QUALIFIERS = {
     "memory_mb": " of memory",
 }
 UNITS = {
-    "ms_per_token": "ms per token",
+    "ms_per_token": "ms",
     "first_token_ms": "ms",
     "latency_ms": "ms",
     "file_ms": "ms",
@@ -183,8 +184,8 @@ def _say_teacher(run: Run, name: str, budget: Mapping[str, Any]) -> str:
     if abs(value) < (0.0005 if run.score in SHARES else 1e-6):
         level = f"level with {'it' if than else 'the teacher'}"
     else:
-        way = "below" if (value < 0) == run.higher_is_better else "above"
-        level = f"{say_gap(run.score, abs(value))} {way} {'it' if than else 'the teacher'}"
+        ways = ("below", "above") if run.higher_is_better else ("better than", "worse than")
+        level = f"{say_gap(run.score, abs(value))} {ways[value > 0]} {'it' if than else 'the teacher'}"
     return ", ".join(p for p in (than, level + ("" if split == "test" else " on validation data")) if p)
 
 
@@ -234,9 +235,12 @@ def say_control(run: Run, budget: Mapping[str, Any]) -> str:
         could = f"smallest difference this test could have shown: {say_gap(run.score, seen)}"
         return f"no difference from labels alone shown ({could}){_say_corrected(run, gap)}"
     if count_seeds(budget) == 1:
-        better = "above" if verdict == "distillation helped" else "below"
+        ways = ("above", "below") if run.higher_is_better else ("better than", "worse than")
+        better = ways[verdict != "distillation helped"]
         return f"this student is {amount} {better} this control{span}, one seed each"
     if verdict == "distillation helped":
+        if not run.higher_is_better:
+            return f"distillation is {amount} better than labels alone{span}"
         return f"distillation added {amount} over labels alone{span}"
     return f"labels alone were {amount} better{span}"
 

@@ -14,6 +14,7 @@ from family.errors import Mistakes, RunFailed
 from family.text import answers
 from family.text.answer_store import NAME, open_store
 from family.text.answers import TERMS, collect_answers, wait_s
+from family.text.client import Refused
 from family.text.endpoint import EndpointOptions, make_requests
 from family.text.filters import FilterOptions
 from family.text.spending import Pace, Spent, broken_cap, forecast_cost, money
@@ -301,6 +302,20 @@ def test_a_line_that_was_cut_off_is_passed_over_and_its_request_repeated(tmp_pat
     assert "1 lines of the store were cut off" in said
     assert (len(found.kept), found.asked, found.repeated, found.spent.requests) == (12, 1, 1, 13)
     assert len(server.asked) == 13
+
+
+def test_what_was_in_flight_comes_first_even_if_it_failed_before(tmp_path):
+    options = quick("http://127.0.0.1:9/v1")
+    wanted = make_requests(options, PROMPTS)
+    first, second, third = wanted[0][:3]
+    with open_store(tmp_path, print) as store:
+        for request in (second, third):
+            store.write(answers.intent_line(request), answers.failure_line(request, Refused("HTTP 500", again=True)))
+        store.write(answers.intent_line(third))
+    with open_store(tmp_path, print) as store:
+        left = answers.list_left(wanted, store)
+        assert set(store.in_flight) == {third.id}
+    assert (left[0], left[1], left[-1]) == (third, first, second)
 
 
 @pytest.mark.parametrize("junk", [b"null\n", b"[]\n", b'{"what": "answer"}\n', b"\xff\xfe\n", b'{"what": "x"}\n'])

@@ -116,6 +116,17 @@ def test_answers_are_asked_for_once_whoever_opens_the_job(tmp_path, endpoint):
     assert first.soft_targets().has == {"answers"}
 
 
+def test_any_client_by_a_users_function(tmp_path):
+    write_rows(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "def ask(prompt, settings):\n    return 'plant' if settings['seed'] == 0 else 'no'\n"
+    )
+    file = write_file(tmp_path, "mine.py:ask", ("model: m, ", ""), (", api_key_env: MY_KEY", ""))
+    job = open_job(read_spec(file), tmp_path / "run", tmp_path / "cache", lambda line: None)
+    assert isinstance(job.teacher, TextTeacher)
+    assert len(job.teacher.asked.answers.kept) == 60
+
+
 def find_in_files(folder, text: str) -> list[str]:
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "rows.csv"]
     assert files

@@ -142,6 +142,16 @@ def test_the_page_gives_the_ids_of_training_and_names_what_is_typed(student, tok
             np.testing.assert_allclose(found, expect(student[1], tokenizer, [text])[0], atol=1e-5)
 
 
+@pytest.mark.skipif(NO_BROWSER is not None, reason=str(NO_BROWSER))
+def test_the_page_says_what_to_install(student, tmp_path):
+    bare = Path(shutil.copytree(student[0], tmp_path / "bare", ignore=shutil.ignore_patterns("node_modules")))
+    packages = bare / "snippets" / "javascript" / "node_modules"
+    packages.mkdir()
+    (packages / "onnxruntime-web").symlink_to(node.modules_folder() / "node_modules" / "onnxruntime-web")
+    with serve(bare) as address, open_page(address) as page:
+        assert page.inner_text("#golden").startswith("@huggingface/tokenizers is not here: run `npm install")
+
+
 @pytest.mark.skipif(NO_EXTENSIONS, reason="onnxruntime-extensions is not installed")
 def test_inside_the_graph_the_tokenizer_gives_the_outputs_of_training(student, tokenizer):
     folder, module = student

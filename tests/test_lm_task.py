@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from export import front_data, write_decoder
+from export.verify import verify
 from family.errors import Mistakes
+from family.shipping import golden_rows, ship
 from family.tasks import DataOptions, open_task
 from family.tasks.lm_task import LmTask, cut_document
+from family.text.decoder import DecoderStudent, as_blocks, shape_of
 from family.text.tokenizer import train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "more", "cat", "😀", "naïve", "Ελλάδα"]
@@ -137,3 +141,20 @@ def test_a_tokenizer_that_is_brought_stays_whole(tmp_path):
     task = open_task(options, tmp_path / "cache")
     assert task.shared
     assert task.vocabulary == brought.size
+
+
+def test_a_student_ships_with_its_own_tokenizer_and_prompts_of_val(task, tmp_path):
+    own = task.seen_by(PARAMS | {"vocabulary": 280})
+    artifact = write_decoder(
+        as_blocks(DecoderStudent(shape_of(PARAMS | {"vocabulary": 280})).eval()), tmp_path / "m.onnx"
+    )
+    front = front_data(own.front) | own.preprocessing
+    given = {"kind": own.kind, "classes": None, "preprocessing": front, "teacher": None}
+    ship(own, tmp_path / "student", artifact, given, own.raw("val", golden_rows(own)), "# A card\n", [])
+    assert verify(tmp_path / "student") == []
+    assert (tmp_path / "student" / "tokenizer.json").read_bytes() == own.tokenizer.data != task.tokenizer.data
+    golden = json.loads((tmp_path / "student" / "golden.json").read_text(encoding="utf-8"))
+    for entry, row in zip(golden["prompts"], own.row_ids("val"), strict=False):
+        assert own.texts[row].startswith(entry["prompt"])
+        assert len(entry["ids"]) <= 17
+        assert max(entry["ids"]) < 280

@@ -17,7 +17,7 @@ from family.tasks.text_task import TextTask
 from family.teachers import TeacherOptions, open_teacher
 from family.text.first_values import begin_from_table, list_words, make_table
 from family.text.readers import StaticStudent
-from family.text.string_teachers import answer_all, pool_tokens
+from family.text.string_teachers import answer_all, pool_tokens, string_feed
 from family.text.tokenizer import train_tokenizer
 from family.text.vectors import learn_vectors
 
@@ -193,6 +193,8 @@ def test_an_onnx_file_with_its_tokenizer(folder):
         ids = np.array([tokenizer(text)["input_ids"]])
         (wanted,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
         np.testing.assert_allclose(said, wanted[0], atol=1e-6)
+    feed = string_feed(TeacherOptions("onnx-True/m.onnx"), task, folder, ROWS[:1])
+    assert feed["input_ids"][0].tolist() == tokenizer(task.sentences("val", ROWS[:1])[0])["input_ids"]
     export_onnx(folder, False)
     with pytest.raises(Mistakes, match=r"teacher.tokenizer.*none lies beside it"):
         open_one(folder, task, "onnx-False/m.onnx")

@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -163,7 +164,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked may be gone
+            self.wfile.write(data)
 
     def log_message(self, *given: Any) -> None:
         """Requests hold prompts, and are not logged."""
@@ -192,6 +194,7 @@ class Server(ThreadingHTTPServer):
 
 def serve(command: list[str]) -> int:
     """Serve on PORT while `command` runs; its exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with Server() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         print(f"{NAME} at http://127.0.0.1:{PORT}/v1", file=sys.stderr, flush=True)

@@ -51,7 +51,8 @@ def read_source(options: DataOptions, cache: Path | None = None) -> Source:
         return from_arrays(load_arrays(path, "data.path"), options)
     if path.suffix in (".csv", ".parquet") or path.is_dir():
         return from_frame(read_any_frame(path, cache, "data.path"), options)
-    raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.")
+    texts = " For texts set task: text, or lm." if path.suffix in (".jsonl", ".txt") else ""
+    raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.{texts}")
 
 
 def refuse_unused(options: DataOptions, what: str) -> None:
@@ -489,7 +490,7 @@ def encode_table(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
     if categories:
         arrays["categories"] = np.stack([codes for _, codes in categories.values()], 1)
     if not arrays:
-        raise mistake("data.path", "has no column that could be an input.")
+        raise mistake("data.path", "has no column that could be an input. For a column of texts set task: text.")
     described = {
         "numbers": list(numbers),
         "categories": {n: codes for n, (codes, _) in categories.items()},

@@ -66,6 +66,7 @@ class AnswerStore:
     def take_intent(self, line: dict[str, Any]) -> None:
         self.repeated += line["id"] in self.in_flight
         self.in_flight[line["id"]] = line
+        self.failed.pop(line["id"], None)
         self.spent = self.spent.plus(1, line["prompt_tokens"], line["answer_tokens"])
 
     def take_outcome(self, line: dict[str, Any]) -> None:
@@ -75,7 +76,6 @@ class AnswerStore:
         if line["what"] == "failure":
             self.failed[line["id"]] = line
             return
-        self.failed.pop(line["id"], None)
         self.answers[line["id"]] = line
         self.answered = self.answered.plus(1, line["prompt_tokens"], line["answer_tokens"])
 

@@ -103,9 +103,9 @@ def collect_answers(
 
 
 def list_left(wanted: Sequence[Sequence[Request]], store: AnswerStore) -> list[Request]:
-    """Each request without an answer once, in order; those given up before come last."""
+    """Each request without an answer once, in order; those that were in flight come first, those given up last."""
     found = {one.id: one for row in wanted for one in row if one.id not in store.answers}
-    return sorted(found.values(), key=lambda one: one.id in store.failed)
+    return sorted(found.values(), key=lambda one: (one.id not in store.in_flight, one.id in store.failed))
 
 
 def say_before(
