@@ -2,6 +2,7 @@
 
 from benchmark.bench import QUICK_SECONDS, Bench
 from benchmark.channel import WorkerDied
+from benchmark.direct import DirectMeter
 from benchmark.emulated import describe_core, run_on_core
 from benchmark.footprint import measure_memory, measure_size
 from benchmark.host import host, host_fingerprint
@@ -30,6 +31,7 @@ __all__ = [
     "QUICK_SECONDS",
     "TRANSPORTS",
     "Bench",
+    "DirectMeter",
     "Measurement",
     "Meter",
     "Predictor",

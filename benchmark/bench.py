@@ -78,6 +78,10 @@ class Bench(Opened):
                 figures.append(memory)
         return settled
 
+    def time_models(self, models: Sequence[Path]) -> list[Measurement]:
+        """latency_ms of each of `models`, as in `settle`."""
+        return self.paired_afresh(models) if models else []
+
     def ladder(self) -> list[dict[str, Any]]:
         """One rung per reference, by rising cost, as plain data to be written and passed back.
 

@@ -40,6 +40,10 @@ class DirectMeter(Opened):
                 figures.append(memory)
         return settled
 
+    def time_models(self, models: Sequence[Path]) -> list[Measurement]:
+        """latency_ms of each of `models`, as in `settle`."""
+        return [self.direct(model, SECONDS * LONGER)[0] for model in models]
+
     def direct(self, model: Path, seconds: float) -> list[Measurement]:
         """latency_ms: median over sessions of each session's median (mean where the answer says `means`)."""
         answer = self._channel.ask("time", check_model(Path(model)), seconds=seconds, repeats=REPEATS)

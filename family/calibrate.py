@@ -10,6 +10,8 @@ from pathlib import Path
 from benchmark import (
     FEWEST_STUDENTS,
     PRESETS,
+    Bench,
+    DirectMeter,
     Measurement,
     Profile,
     Target,
@@ -110,9 +112,7 @@ def measure_there(job: Job, target: Target, graphs: list[Path]) -> tuple[list[Me
     """latency_ms of each file, and the device's own facts."""
     meter = open_meter(target, write_references(job), write_feeds(job))
     try:
-        settled = meter.settle(graphs)
-        facts = meter.facts()
+        assert isinstance(meter, Bench | DirectMeter)  # a device tells time
+        return meter.time_models(graphs), meter.facts()
     finally:
         meter.close()
-    latencies = [next(one for one in figures if one.quantity == "latency_ms") for figures in settled]
-    return latencies, facts

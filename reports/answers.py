@@ -19,7 +19,8 @@ def show_answers(run: Run) -> Section | None:
     asking = run.family.get("answers")
     if not asking:
         return None
-    blocks: list[Block] = [Text(LEAD), Facts(say_asking(asking))]
+    alone = run.family.get("recipe", {}).get("student", {}).get("loss") == "labels"
+    blocks: list[Block] = [Text(LEAD + (ALONE if alone else "")), Facts(say_asking(asking))]
     kept = {name: label for name, label in distinct_students(run).items() if run.budgets[name].get("answers")}
     if kept:
         lines = [say_line(label, run.budgets[name]["answers"]) for name, label in kept.items()]
@@ -33,8 +34,10 @@ LEAD = (
     "The teacher returned only text: its answers that the filters kept are what students learnt, by ordinary "
     "cross-entropy. Controls learnt the labels after the same prompts, or where there are none the data's own text."
 )
+ALONE = " Here labels alone were better on val, so that students learnt them too, and no answer."
 CAPTION = (
-    "The likeliest text after each of the {rows} prompts of test, by the file that ships, means over the paired seeds. "
+    "The likeliest text after each of the {rows} prompts of test, by files of the precision that ships, means over the "
+    "paired seeds. "
     "Valid: as the filters want it. As the teacher, as the label: the same answer, of the prompts where the teacher's "
     "was kept, or that have a label; an answer that is not valid is none. Gain: student minus control, with its 95 % "
     "interval."

@@ -111,6 +111,9 @@ def test_the_report_tells_how_students_answer():
     budget = {"status": "kept", "id": "a", "precision": "fp32", "target": "cpu", "answers": TOLD}
     run = Run({"answers": ASKING, "budgets": {"small": budget}}, *[None] * 4)
     section = show_answers(run)
+    assert "labels alone" not in section.blocks[0].text
+    alone = Run({**run.family, "recipe": {"student": {"loss": "labels"}}}, *[None] * 4)
+    assert "no answer" in show_answers(alone).blocks[0].text
     samples = section.blocks[-1].frame
     assert samples["Prompt"][0] == "a" * 199 + "…"
     assert samples["Teacher"][0] == "–"
