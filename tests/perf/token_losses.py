@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark import host_fingerprint
+from benchmark import host
 from family.run_folder import content_id, write_beside
 from family.soft_targets import save_array
 from family.tasks import DataOptions, open_task
@@ -41,7 +41,7 @@ PARAMS = {"width": 64, "depth": 2, "heads": 4, "feed": 3, "context": 128}
 STEPS, BATCH, SEEDS, RATES = 400, 8, (1000, 1001, 1002), (3e-3, 1e-2, 3e-2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Way:
     """How a student is taught: the store's kind and the training's settings."""
 
@@ -178,7 +178,7 @@ def tell() -> str:
         way: difference(task.score, truth, found[way], found[FULL], groups) for way in WAYS if "drawn" in way.store
     }
     lines += ["", *(f"{way.said} against full distributions: {say(gain)}" for way, gain in against.items())]
-    parts = [f"learning rates {rates[LABELS]:g} for labels, {rates[FULL]:g} for the others", host_fingerprint()]
+    parts = [f"learning rates {rates[LABELS]:g} for labels, {rates[FULL]:g} for the others", f"{HOST['cpu']}, {HOST['cores']} cores"]
     parts += [f"Python {platform.python_version()}", f"torch {torch.__version__}", f"{date.today()}"]
     return "\n".join([*lines, "", "; ".join(parts)])
 
