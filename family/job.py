@@ -117,9 +117,11 @@ class Job:
         task, embed = self.task, getattr(self.teacher, "embed", None)
         if not isinstance(task, TextTask) or embed is None or self.space.name not in BEGIN_FROM_TEACHER:
             return None
-        self.watch(Stage("asking the teacher about every token"))
         key = content_id(self.teacher.fingerprint, task.tokenizer.fingerprint)
-        return read_table(self.cache / TEACHERS / f"tokens-{key}.npy", embed, task.tokenizer)
+        place = self.cache / TEACHERS / f"tokens-{key}.npy"
+        if not place.exists():
+            self.watch(Stage("asking the teacher about every token"))
+        return read_table(place, embed, task.tokenizer)
 
     def augmented_score(self) -> float | None:
         """The teacher's score on one augmented view of val; None where there is none. Far below its clean score,

@@ -175,6 +175,13 @@ def drip(handler: Handler, one: Asked) -> None:
         handler.wfile.write(b" ")
 
 
+def drip_head(handler: Handler, one: Asked) -> None:
+    """The head of an answer, letter by letter."""
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\nX-Slow: ")
+    while not handler.server.over.wait(0.05):
+        handler.wfile.write(b"a")
+
+
 def pour(handler: Handler, one: Asked) -> None:
     """Ten megabytes whose length is not told before."""
     handler.send_response(200)
@@ -191,6 +198,7 @@ def hang_up(handler: Handler, one: Asked) -> None:
 FAULTS: dict[str, Callable[[Handler, Asked], None]] = {
     "timeout": say_nothing,
     "drip": drip,
+    "drip head": drip_head,
     "hang up": hang_up,
     "429": error(429, "rate_limit_exceeded", Retry_After="0.05"),
     "429 without a word": error(429),

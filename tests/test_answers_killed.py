@@ -79,7 +79,8 @@ def test_after_a_kill_only_what_was_in_flight_is_repeated(tmp_path):
     assert found.repeated == 4
     assert len(found.kept) == 20
     assert found.spent.requests == len(server.asked) == 24
-    assert set(later[:4]) == held
+    assert held <= set(later)
+    assert len(later) == len(set(later)) == 13
     assert not answered & set(later)
 
 

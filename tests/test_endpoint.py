@@ -104,7 +104,7 @@ def test_what_an_endpoint_may_give_instead_of_an_answer(fault, why, again, bille
     assert server.counts["redirected"] == 0
 
 
-@pytest.mark.parametrize("fault", ["timeout", "drip"])
+@pytest.mark.parametrize("fault", ["timeout", "drip", "drip head"])
 def test_an_endpoint_that_does_not_end_is_waited_for_no_longer_than_told(fault):
     with start_endpoint(fault) as server:
         began = time.monotonic()

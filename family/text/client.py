@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import http.client
+import io
 import ipaddress
 import json
 import re
@@ -93,10 +94,57 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class InTime(io.RawIOBase):
+    """What `raw` reads of a socket, as long as all of it comes within `seconds`. Raises TimeoutError."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, seconds: float):
+        self.raw, self.sock, self.end = raw, sock, time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.sock.settimeout(left)
+        return self.raw.readinto(buffer)
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class Response(http.client.HTTPResponse):
+    """Its head and body together take no longer than the connection's timeout, however they drip."""
+
+    def __init__(self, sock: socket.socket, *given: Any, **named: Any):
+        super().__init__(sock, *given, **named)
+        seconds = sock.gettimeout()
+        assert seconds is not None
+        self.fp = io.BufferedReader(InTime(self.fp.detach(), sock, seconds))
+
+
+class Plain(http.client.HTTPConnection):
+    response_class = Response
+
+
+class Secure(http.client.HTTPSConnection):
+    response_class = Response
+
+
+class Open(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    def http_open(self, sent: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(Plain, sent)
+
+    def https_open(self, sent: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(Secure, sent)
+
+
 def http_client(options: EndpointOptions, key: str | None) -> Client:
     url = options.url.rstrip("/") + FORMS[options.form]
     proxies = [urllib.request.ProxyHandler({})] if is_here(urlsplit(url).hostname or "") else []
-    opener = urllib.request.build_opener(NoRedirect, *proxies)
+    opener = urllib.request.build_opener(Open, NoRedirect, *proxies)
     headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "student-family"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
@@ -132,10 +180,9 @@ def fetch(
     timeout_s = options.timeout_s
     slow = Refused(f"no answer within {timeout_s:g} s", again=True, billed=True)
     broken = Refused("the connection broke off", again=True, billed=True)
-    deadline = time.monotonic() + timeout_s
     try:
         with opener.open(sent, timeout=timeout_s) as response:
-            return read_body(response, deadline, slow), response.headers.get_content_type()
+            return read_body(response), response.headers.get_content_type()
     except HTTPError as answer:
         with answer:
             raise explain_status(answer, options, key) from None
@@ -147,8 +194,8 @@ def fetch(
         raise broken from None
 
 
-def read_body(response: http.client.HTTPResponse, deadline: float, slow: Refused) -> bytes:
-    """What came, if it came whole, in time, and is no longer than `MOST_BYTES`. Raises Refused."""
+def read_body(response: http.client.HTTPResponse) -> bytes:
+    """What came, if it came whole and is no longer than `MOST_BYTES`. Raises Refused, OSError."""
     large = Refused(f"more than {MOST_BYTES:,} bytes in one answer, cut off", billed=True)
     if (response.length or 0) > MOST_BYTES:
         raise large
@@ -157,8 +204,6 @@ def read_body(response: http.client.HTTPResponse, deadline: float, slow: Refused
         found += piece
         if len(found) > MOST_BYTES:
             raise large
-        if time.monotonic() > deadline:
-            raise slow
     if response.length:
         raise Refused("the connection broke off", again=True, billed=True)
     return bytes(found)
