@@ -36,7 +36,7 @@ example-smollm: setup
 
 example-%: setup
 	$(BIN)/python examples/$*/prepare.py
-	for file in examples/$*/budgets*.yaml; do $(BIN)/build-family --budgets $$file || exit 1; done
+	for file in examples/$*/budgets*.yaml; do $(BIN)/build-family --budgets $$file || exit $$?; done
 
 # Its teacher is an endpoint that gives only text, served on loopback while the family is built
 example-glosses: setup
@@ -58,7 +58,7 @@ test-slow: setup
 
 perf: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,perf]'
-	for script in tests/perf/*.py; do $(BIN)/python -P $$script || exit 1; done
+	for script in tests/perf/*.py; do $(BIN)/python -P $$script || exit $$?; done
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -146,12 +146,12 @@ def decide(model: Any, only: int, x: csr_matrix, outputs: int) -> np.ndarray:
 
 
 def time_one(answer: Callable[[str], object], texts: Sequence[str]) -> float:
-    """Median milliseconds of one text."""
+    """Median milliseconds of one text, of this thread's own time."""
     taken = []
     for text in texts:
-        start = time.perf_counter()
+        start = time.thread_time()
         answer(text)
-        taken.append((time.perf_counter() - start) * 1000)
+        taken.append((time.thread_time() - start) * 1000)
     return float(np.median(taken))
 
 
