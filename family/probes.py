@@ -9,7 +9,7 @@ from functools import cache, partial
 import numpy as np
 from PIL import Image
 
-from export import ImageFront, SeriesFront, TableFront
+from export import ImageFront, SeriesFront, TableFront, TextFront
 from family.job import Job
 from family.students import raw_batches
 from family.types import Task
@@ -20,6 +20,7 @@ Change = Callable[[Rows, np.random.Generator], Rows]
 PROBE_ROWS = 512
 SEEN_ROWS = 256  # of val, for ranges
 FAR = 10.0  # deviations
+LEAST_TOKEN = 2  # after padding and a text of nothing
 SIDES = (0.1, 0.5)  # of a photograph, as shares of its shorter side
 
 
@@ -48,6 +49,8 @@ def list_changes(job: Job, task: Task) -> dict[str, Change]:
         return table_changes(task)
     if isinstance(front, SeriesFront):
         return series_changes(task)
+    if isinstance(front, TextFront):
+        return text_changes(front)
     return {"noise": partial(draw_noise, see_ranges(task)), "inputs of other rows each": mix_columns}
 
 
@@ -120,6 +123,28 @@ def series_changes(task: Task) -> dict[str, Change]:
         "upside down": change(lambda row, _: ends[0] + ends[1] - row),
         "backwards": change(lambda row, _: row[:, ::-1].copy()),
         "time shuffled": change(lambda row, generator: row[:, generator.permutation(row.shape[1])]),
+    }
+
+
+def text_changes(front: TextFront) -> dict[str, Change]:
+    """Texts keep their lengths, and with them their padding."""
+
+    def change(make: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]) -> Change:
+        def apply(rows: Rows, generator: np.random.Generator) -> Rows:
+            ids = rows["input_ids"].copy()
+            told = ids != front.pad
+            ids[told] = make(ids[told], np.nonzero(told)[0], generator)
+            return {"input_ids": ids}
+
+        return apply
+
+    def draw(ids: np.ndarray, generator: np.random.Generator, count: int) -> np.ndarray:
+        return generator.integers(LEAST_TOKEN, front.vocabulary, count).astype(ids.dtype)
+
+    return {
+        "tokens at random": change(lambda ids, _, generator: draw(ids, generator, len(ids))),
+        "one token throughout": change(lambda ids, row, generator: draw(ids, generator, int(row.max()) + 1)[row]),
+        "tokens of other texts each": change(lambda ids, _, generator: generator.permutation(ids)),
     }
 
 

@@ -33,6 +33,7 @@ from export import (
     write_student,
 )
 from export.accelerators import check_accelerators
+from export.front import TextFront
 from export.guard import find_features
 from export.verify import verify
 from family import guards, probes
@@ -420,6 +421,18 @@ def test_the_report_says_what_is_caught_and_why_one_is_off(entry: dict) -> None:
     assert flags.frame["Inputs"].tolist()[2:] == list(entry["guard"]["caught"])
     assert said.items[0].startswith("roomy: flags at least 90 % of noise")
     assert show_guard(Run({"budgets": {"old": {"status": "kept"}}}, *[None] * 3, {})) is None
+
+
+def test_texts_keep_their_padding_in_every_probe() -> None:
+    ids = np.array([[5, 6, 7, 8], [9, 9, 0, 0], [3, 0, 0, 0]])
+    for name, change in probes.text_changes(TextFront(4, 300)).items():
+        made = change({"input_ids": ids}, np.random.default_rng(0))["input_ids"]
+        assert np.array_equal(made == 0, ids == 0), name
+        assert made.dtype == ids.dtype
+        assert made.max() < 300
+        if name == "one token throughout":
+            assert len(set(made[0])) == 1
+        assert not np.array_equal(made, ids)
 
 
 def test_series_keep_their_padding_in_every_probe() -> None:
