@@ -35,6 +35,7 @@ def check_meaning(raw: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
     yield from check_precisions(raw)
     yield from check_asks(raw)
     yield from check_tokens(raw)
+    yield from check_unheard(raw)
     yield from check_machines(as_mapping(raw.get("search")))
 
 
@@ -67,6 +68,24 @@ def check_tokens(raw: Mapping[str, Any]) -> Iterator[Mistake]:
                     yield Mistake(f"{part}.{name}", "is for task: lm. Leave it out.")
     elif distill.get("on_policy") and distill.get("loss") in ("labels", "answers"):
         yield Mistake("distill.on_policy", f"needs a loss that asks the teacher. Got loss '{distill['loss']}'.")
+
+
+PICTURES_ALONE = {"data": ("layout", "augment"), "students": ("input",)}
+UNHEARD = {
+    "text": PICTURES_ALONE,
+    "lm": {**PICTURES_ALONE, "data": (*PICTURES_ALONE["data"], "transfer", "keep_labels")},
+}
+
+
+def check_unheard(raw: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Keys that a task of language would pass over in silence."""
+    task = raw.get("task")
+    for part, names in UNHEARD.get(task, {}).items() if isinstance(task, str) else ():
+        given = as_mapping(raw.get(part))
+        for name in names:
+            if given.get(name) not in (None, "none", "auto"):
+                why = ", where every text teaches" if name in ("transfer", "keep_labels") else ""
+                yield Mistake(f"{part}.{name}", f"is not for task: {task}{why}. Leave it out.")
 
 
 def check_machines(search: Mapping[str, Any]) -> Iterator[Mistake]:

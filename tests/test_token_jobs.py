@@ -127,3 +127,25 @@ def test_settings_of_tokens_are_refused_elsewhere(tmp_path, given):
     (tmp_path / "b.yaml").write_text(f"{text}{given}\n")
     with pytest.raises(Mistakes, match="is for task: lm"):
         read_spec(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize("task", ["lm", "text"])
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("data: text", "data: {path: text, augment: {flip: true}}", "data.augment: is not for task: "),
+        ("space: decoder", "space: decoder, input: 32", "students.input: is not for task: "),
+    ],
+)
+def test_a_key_that_nothing_would_follow_is_refused(folder, task, old, new, said):
+    (folder / "u.yaml").write_text(SPEC.replace("task: lm", f"task: {task}").replace(old, new))
+    with pytest.raises(Mistakes) as told:
+        read_spec(folder / "u.yaml")
+    assert f"{said}{task}. Leave it out" in str(told.value)
+
+
+def test_further_text_is_no_transfer_pool_of_a_language_model(folder):
+    (folder / "u.yaml").write_text(SPEC.replace("data: text", "data: {path: text, transfer: text}"))
+    with pytest.raises(Mistakes) as told:
+        read_spec(folder / "u.yaml")
+    assert "data.transfer: is not for task: lm, where every text teaches. Leave it out" in str(told.value)

@@ -180,7 +180,7 @@ def tell() -> str:
     lines += ["", *(f"{way.said} against full distributions: {say(gain)}" for way, gain in against.items())]
     parts = [
         f"learning rates {rates[LABELS]:g} for labels, {rates[FULL]:g} for the others",
-        f"{HOST['cpu']}, {HOST['cores']} cores",
+        f"{host()['cpu']}, {host()['cores']} cores",
     ]
     parts += [f"Python {platform.python_version()}", f"torch {torch.__version__}", f"{date.today()}"]
     return "\n".join([*lines, "", "; ".join(parts)])
