@@ -69,7 +69,7 @@ def test_mistakes_in_the_file(change, said, tmp_path):
 @pytest.mark.parametrize("url", ["http://me:hunter2@host/v1", "https://host/v1?api_key=hunter2"])
 def test_a_secret_in_the_url_is_refused_before_anything_is_written(url, tmp_path):
     write_rows(tmp_path)
-    with pytest.raises(Mistakes, match="teacher.path: must hold no user, password or query") as found:
+    with pytest.raises(Mistakes, match=r"teacher.path: must hold no user, password or query") as found:
         read_spec(write_file(tmp_path, url))
     assert "hunter2" not in str(found.value)
 
