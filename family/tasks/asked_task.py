@@ -112,8 +112,14 @@ def read_questions(options: DataOptions, asks: Asks, cache: Path) -> Questions:
 
 def rehearse(questions: Questions) -> LmTask:
     """The task as it would be were every answer the label, or the prompt again: for what can be told before the
-    teacher is asked."""
-    return put_together(questions, stand_ins(questions))
+    teacher is asked. Raises Mistakes where a split is empty even so."""
+    task = put_together(questions, stand_ins(questions))
+    empty = [split for split in SPLITS if not task.rows(split)]
+    if empty:
+        doubts = task.warnings[len(questions.warnings) :]
+        where, why = ("students.dims.context", f": {'; '.join(doubts)}") if doubts else ("data.label", "")
+        raise mistake(where, f"leaves no row in {' and '.join(empty)}{why}.")
+    return task
 
 
 def stand_ins(questions: Questions) -> dict[int, list[str]]:
