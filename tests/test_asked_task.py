@@ -6,6 +6,7 @@ import csv
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_endpoint import start_endpoint
 
@@ -97,6 +98,20 @@ def test_how_often_the_answers_are_the_labels(tmp_path):
     right = [i for i in known if i % 4 >= 2]
     assert TextTeacher(found).gold("val") == (len(known), len(right))
     assert 0 < len(right) < len(known)
+
+
+def test_labels_are_what_the_teacher_would_say(tmp_path):
+    options = write_rows(tmp_path)
+    kinds = [None if i == 4 else ("plant ", "Animal")[i % 2] for i in range(60)]
+    numbers = [None if i == 4 else i % 3 for i in range(60)]  # floats in the file, for its gap
+    glosses = [f"thing {i} of many" for i in range(60)]
+    frame = pd.DataFrame({"gloss": glosses, "kind": kinds, "number": numbers})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    asked = asks("http://127.0.0.1:9/v1", tmp_path)
+    for label, wanted in (("kind", {"plant", "animal", None}), ("number", {"0", "1", "2", None})):
+        read = read_questions(replace(options, path="rows.parquet", label=label), asked, tmp_path)
+        assert set(read.labels) == wanted
+        assert [i for i, one in enumerate(read.labels) if one is None] == [4]
 
 
 def test_several_answers_each_are_a_lesson(tmp_path):

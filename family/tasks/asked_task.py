@@ -24,6 +24,7 @@ from family.tasks.splits import split_rows
 from family.text.answers import Answers, collect_answers, keep_answers
 from family.text.documents import read_documents
 from family.text.endpoint import EndpointOptions
+from family.text.filters import open_validity
 from family.text.prompts import fill_template, read_prompts
 from family.text.tokenizer import Tokenizer, cut
 from family.types import Split
@@ -91,8 +92,7 @@ def read_questions(options: DataOptions, asks: Asks, cache: Path) -> Questions:
     source = read_documents(options, cache)
     splits, notes, doubts = split_rows(source, options, np.zeros(source.rows, np.int64), stratify=False)
     prompts = fill_template(asks.template, {name: list(values) for name, values in source.columns.items()})
-    labels = [str(label) if known else None for label, known in zip(source.labels, source.known, strict=True)]
-    labels = labels if options.label else [None] * source.rows
+    labels = read_labels(source, asks) if options.label else [None] * source.rows
     more = read_prompts(asks.more, asks.endpoint.folder) if asks.more is not None else ()
     further = np.arange(source.rows, source.rows + len(more))
     rows: dict[Split, np.ndarray] = {split: splits[split] for split in SPLITS}
@@ -108,6 +108,14 @@ def read_questions(options: DataOptions, asks: Asks, cache: Path) -> Questions:
         (*source.notes, *notes),
         (*source.warnings, *doubts),
     )
+
+
+def read_labels(source: Source, asks: Asks) -> list[str | None]:
+    """As the teacher would say them: where `valid` lists the answers allowed, a label among them is that answer."""
+    valid = asks.endpoint.filters.valid
+    take = str if valid is None or isinstance(valid, str) else open_validity(valid)
+    known = zip(map(str, source.labels), source.known, strict=True)
+    return [(take(label) or label) if here else None for label, here in known]
 
 
 def rehearse(questions: Questions) -> LmTask:

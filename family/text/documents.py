@@ -26,7 +26,8 @@ def read_documents(options: DataOptions, cache: Path | None = None) -> Source:
     where `data.label` names one of those its values are the labels, else they say nothing.
 
     A folder of .txt files holds a document each; a .txt file documents between blank lines. Raises Mistakes naming
-    `data.path` or `data.text`: also for bytes that are no UTF-8 and halves of characters, with the file and where in it.
+    `data.path` or `data.text`: also for bytes that are no UTF-8, and halves of characters, with the file and where in
+    it.
     """
     path = (options.folder / options.path).resolve()
     if not path.exists():
@@ -48,6 +49,13 @@ def read_documents(options: DataOptions, cache: Path | None = None) -> Source:
     return as_source(texts, columns, options)
 
 
+def as_word(value: Any) -> str:
+    """As one would write it: without space around, and whole numbers, which a gap in their column makes floats, without
+    a point."""
+    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if is_whole else str(value).strip()
+
+
 def pick_column(columns: Mapping[str, Any], options: DataOptions) -> str:
     named = options.text or tuple(name for name in COLUMNS if name in columns)[:1]
     if len(named) != 1 or named[0] not in columns:
@@ -67,7 +75,7 @@ def as_source(texts: Sequence[str], columns: Mapping[str, Any], options: DataOpt
     def take(name: str | None) -> np.ndarray | None:
         if name is None or name not in columns:
             return None
-        return np.array([str(columns[name][i]) for i in kept])
+        return np.array([as_word(columns[name][i]) for i in kept])
 
     for key, name in (("label", options.label), ("group", options.group)):
         if name is not None and name not in columns:
