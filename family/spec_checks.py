@@ -47,6 +47,10 @@ def check_asks(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         path = as_mapping(teacher).get("path") if isinstance(teacher, Mapping) else teacher
         by_text = isinstance(path, str) and path.startswith(("http://", "https://"))
         asks = isinstance(teacher, Mapping) and teacher.get("asks") is not None
+        if by_text:
+            from family.text.endpoint import check_url
+
+            yield from check_url(path)
         if by_text and not asks:
             yield Mistake(where, "returns only text: say in `asks` what it is asked, at least prompt and model.")
         if (by_text or asks) and raw.get("task") != "lm":

@@ -21,7 +21,7 @@ from family.run_folder import content_id
 from family.tasks.lm_task import CONTEXT, SPLITS, LmTask, cut_document, pick_tokenizer, start_of
 from family.tasks.options import DataOptions, Source
 from family.tasks.splits import split_rows
-from family.text.answers import Answers, collect_answers
+from family.text.answers import Answers, collect_answers, keep_answers
 from family.text.documents import read_documents
 from family.text.endpoint import EndpointOptions
 from family.text.prompts import fill_template, read_prompts
@@ -120,17 +120,26 @@ def stand_ins(questions: Questions) -> dict[int, list[str]]:
     return {i: [questions.labels[i] or questions.prompts[i]] for i in questions.order.tolist()}
 
 
-def ask_all(questions: Questions, folder: Path, show: Callable[[str], None], watch: Watch) -> Asked:
-    """Ask the teacher about every row, and put the task together. `folder`: of the answers.
+def ask_all(
+    questions: Questions,
+    folder: Path,
+    show: Callable[[str], None],
+    watch: Watch,
+    built_of: Path | None = None,
+) -> Asked:
+    """Ask the teacher about every row, and put the task together. `folder`: of the answers. `built_of`: where it is
+    written of which answers; a later call with it asks nothing, and gives the same task.
 
     Raises Mistakes with what is wrong, RunFailed where the endpoint is away.
     """
-    answers, given = ask(questions, questions.order, folder, show, watch)
+    answers, given = ask(questions, questions.order, folder, show, watch, built_of=built_of)
     task = put_together(questions, given)
     empty = [split for split in SPLITS if not task.rows(split)]
     if empty:
         said = f"of {len(questions.order)} prompts {len(given)} have an answer that was kept"
         raise mistake("teacher", f"leaves no row in {' and '.join(empty)}: {'; '.join([said, *task.warnings])}.")
+    if built_of is not None:
+        keep_answers(built_of, answers)
     return Asked(task, answers, {row: texts[0] for row, texts in given.items()}, questions)
 
 
@@ -150,12 +159,13 @@ def ask(
     show: Callable[[str], None],
     watch: Watch,
     most: int | None = None,
+    built_of: Path | None = None,
 ) -> tuple[Answers, dict[int, list[str]]]:
     """The answers to the prompts of `rows`, and those that were kept of each. A teacher's answers lie apart from
     another's."""
     endpoint = questions.asks.endpoint
     place = folder / content_id(endpoint.url.rstrip("/"), endpoint.model)
-    answers = collect_answers(endpoint, [questions.prompts[i] for i in rows], place, show, watch, most)
+    answers = collect_answers(endpoint, [questions.prompts[i] for i in rows], place, show, watch, most, built_of)
     given: dict[int, list[str]] = {}
     for one in answers.kept:
         given.setdefault(int(rows[one.prompt]), []).append(one.value)

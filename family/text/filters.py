@@ -116,6 +116,35 @@ def take_match(pattern: re.Pattern[str], text: str) -> str | None:
     return (found.group(1) if pattern.groups else found.group()) or None
 
 
+def open_learnt(valid: str | Sequence[str] | None) -> Callable[[str], str | None]:
+    """As `open_validity`, of what students say: they learn what it takes. Where that is the first group of an
+    expression, the group's own must match all they say, but for space around."""
+    take = open_validity(valid)
+    if not isinstance(valid, str) or not (whole := re.compile(valid)).groups:
+        return take
+    group = re.compile(first_group(valid), whole.flags)
+    return lambda text: next((one for one in (text, text.strip()) if one and group.fullmatch(one)), None)
+
+
+TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?#[^)]*\)|\(\?P<|\(\?|[()]|.", re.DOTALL)
+
+
+def first_group(pattern: str) -> str:
+    """The first group of an expression that has one, with its brackets: groups within keep their numbers."""
+    start, depth, begun = 0, 0, None
+    for token in TOKEN.finditer(pattern):
+        said = token.group()
+        if begun is None and said in ("(", "(?P<"):
+            begun, start = depth, token.start()
+        if said in ("(", "(?P<", "(?"):
+            depth += 1
+        elif said == ")":
+            depth -= 1
+            if depth == begun:
+                return pattern[start : token.end()]
+    raise AssertionError(pattern)
+
+
 def bare(text: str) -> str:
     """Without case, and without space and punctuation around."""
     return text.strip(AROUND).casefold()
