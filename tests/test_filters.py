@@ -41,6 +41,12 @@ def test_what_students_say_is_judged_by_what_they_learn(valid, answer, not_learn
     assert open_learnt(valid)(not_learnt) is None
 
 
+def test_an_answer_that_was_cut_off_stays_only_where_what_is_taken_of_it_is_whole():
+    given = [Given(0, "", "Yes, it is", "length"), Given(1, "", "Yes, it is so.", "stop"), Given(2, "", "Yes.")]
+    verdicts = [[one.why for one in open_filters(FilterOptions(valid=v), None)[0](given)] for v in (None, "Yes")]
+    assert verdicts == [["cut off", "kept", "kept"], ["kept"] * 3]
+
+
 def test_allowed_answers_are_told_apart_without_case_and_punctuation():
     found = judge(FilterOptions(valid=["Plant", "animal"]), "**plant.**", "ANIMAL!", "plants", "a plant", "plant")
     assert found[:2] == [("kept", "Plant"), ("kept", "animal")]

@@ -310,7 +310,8 @@ def judge_all(
     given = []
     for row, number in places:
         request = wanted[number][row]
-        given.append(Given(row, request.prompt, store.answers[request.id]["text"]))
+        answer = store.answers[request.id]
+        given.append(Given(row, request.prompt, answer["text"], answer["finish"]))
     found = [
         Answer(row, number, one.text, verdict.value, verdict.why)
         for (row, number), one, verdict in zip(places, given, judge(given), strict=True)

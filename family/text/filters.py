@@ -17,6 +17,7 @@ from family.suggest import did_you_mean, list_names
 
 WHERE = "teacher.asks"
 KEPT = "kept"
+CUT_OFF = "length"  # what endpoints say of a text that ends at max_tokens
 DUPLICATES = {"keep": "all stay", "prompt": "one of the same to a prompt stays", "all": "one of the same stays"}
 AROUND = " \t\r\n.,;:!\"'`*"  # what may stand around an allowed answer
 
@@ -36,11 +37,12 @@ class FilterOptions:
 
 @dataclass(frozen=True)
 class Given:
-    """An answer to be judged; `row` is its prompt's."""
+    """An answer to be judged; `row` is its prompt's. `finish`: why the text ends, as the endpoint says."""
 
     row: int
     prompt: str
     text: str
+    finish: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ def judge_one(
         why = "too short"
     elif options.max_length is not None and len(text) > options.max_length:
         why = "too long"
+    elif one.finish == CUT_OFF and options.valid is None:
+        why = "cut off"
     elif value is None:
         why = "not valid"
     elif user is not None and not ask_user(str(options.function), user, one):
