@@ -57,6 +57,23 @@ def endpoint(tmp_path, monkeypatch):
         (("model: m", "model: m, at_once: 0"), "teacher.asks.at_once: must be above 0. Got 0"),
         (("model: m", "model: m, form: chats"), "teacher.asks.form: must be"),
         (("model: m", "model: m, top_p: 1.5"), "teacher.asks.top_p"),
+        (("  asks:", "  tokenizer: t.json\n  asks:"), "teacher.tokenizer: is not for a teacher that returns only"),
+        (("  asks:", "  gives: logits\n  asks:"), "teacher.gives: is not for task: lm. Leave it out."),
+        (
+            ("{space: decoder", "{tokenizer: t.json, space: decoder"),
+            "students.tokenizer: is not for a teacher that returns",
+        ),
+        (("budgets:", "distill: {draws: 16}\nbudgets:"), "distill.draws: is not for a teacher that returns"),
+        (
+            ("budgets:", "distill: {soft_targets: x}\nbudgets:"),
+            "distill.soft_targets: is not for a teacher that returns",
+        ),
+        (("budgets:", "distill: {on_policy: 0.5}\nbudgets:"), "distill.on_policy: is not for a teacher that returns"),
+        (
+            ("budgets:", "distill: {label_weight: 0.5}\nbudgets:"),
+            "distill.label_weight: is not for a teacher that returns",
+        ),
+        (("budgets:", "distill: {temperature: 2}\nbudgets:"), "distill.temperature: is not for a teacher that returns"),
     ],
 )
 def test_mistakes_in_the_file(change, said, tmp_path):
