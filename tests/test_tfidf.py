@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from family.tasks import DataOptions, open_task
 from family.text.tfidf import decide, fit_linear, fit_tfidf, hold_against, tfidf_outputs
 from family.types import SoftBatch
+from reports.plain import say_plain
 
 
 def make_job(folder, **options):
@@ -89,3 +90,9 @@ def test_a_class_that_was_never_seen_cannot_win():
     assert said.shape == (4, 4)
     assert set(said.argmax(1)) <= {0, 2}
     assert decide(None, 1, x, 3).argmax(1).tolist() == [1] * 4
+
+
+def test_a_gap_without_an_interval_is_no_gain():
+    unknown = {"value": 0.3, "low": None, "high": None}
+    run = SimpleNamespace(budgets={"small": {"tfidf": {"labels": unknown, "wins": None}}}, family={}, score="accuracy")
+    assert say_plain(run, "small") == "no difference from TF-IDF on labels is shown."
