@@ -77,7 +77,8 @@ def say_line(label: str, told: Mapping[str, Any]) -> dict[str, str]:
 
 def say_gain(gap: Mapping[str, float | None]) -> str:
     """`+19.0 (+14.0 to +24.0)`, of shares; without an interval where there is none, as of a single row."""
-    value, low, high = (100 * (math.nan if gap[end] is None else gap[end]) for end in ("value", "low", "high"))
+    told = [gap[end] for end in ("value", "low", "high")]
+    value, low, high = (math.nan if one is None else 100 * one for one in told)
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if math.isfinite(low + high) else f"{value:+.1f}"
 
 
