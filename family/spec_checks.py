@@ -50,7 +50,7 @@ def check_asks(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         if by_text:
             from family.text.endpoint import check_url
 
-            yield from check_url(path)
+            yield from check_url(str(path))
         if by_text and not asks:
             yield Mistake(where, "returns only text: say in `asks` what it is asked, at least prompt and model.")
         if (by_text or asks) and raw.get("task") != "lm":
