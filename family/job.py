@@ -75,6 +75,14 @@ class Job:
         space, task = self.space, self.task
         return content_id(space.name, space.fingerprint, str(task.body), str(task.front), self.spec.seed)
 
+    @property
+    def fed_by(self) -> tuple[Any, ...]:
+        """What students of language are fed with where they are measured, as far as `built_id` does not say; a part of
+        the keys of their files and figures. Nothing of others."""
+        if self.task.kind == "tokens":
+            return (self.spec.students.prompt_tokens,)
+        return (self.task.fingerprint,) if isinstance(self.task, TextTask) else ()
+
     def measured_targets(self) -> list[str]:
         """Targets that a budget names and that can be measured here, in the file's order."""
         named = dict.fromkeys(budget.target for budget in self.spec.budgets.values())
@@ -249,11 +257,20 @@ def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
         wrong.append(Mistake("export.max_flips", "compares with fp32, which export.precisions leaves out."))
     if isinstance(task, LmTask) and task.shared and not why_live(spec.distill):
         check_kept(spec.distill.soft_targets, spec.distill.draws)
+    wrong += check_prompt(spec.students.prompt_tokens, space)
     for name, budget in spec.budgets.items():
         wrong += check_score_limit(f"budgets.{name}", budget.score, task.score.name)
         wrong += check_vocabulary(f"budgets.{name}.size_kb", budget.size_kb, space)
     if wrong:
         raise Mistakes(wrong)
+
+
+def check_prompt(prompt: int | None, space: StudentSpace) -> list[Mistake]:
+    """A prompt that students of the smallest context could not take in."""
+    context = spaces.smallest(space).get("context")
+    if prompt is None or context is None or prompt <= int(context):
+        return []
+    return [Mistake("students.prompt_tokens", f"must be at most the smallest context, {context}. Got {prompt}.")]
 
 
 LEAST_BITS = 4  # of a weight, at the smallest precision

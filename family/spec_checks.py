@@ -287,10 +287,15 @@ def check_timing(where: str, budget: Mapping[str, Any], task: Any) -> Iterator[M
     """A language model is timed by token, any other student by answer; a user's task may be either."""
     refused = ONE_ANSWER if task == "lm" else GENERATING
     wanted = GENERATING if task == "lm" else ONE_ANSWER
+    if isinstance(task, str) and is_reference(task):
+        return
+    whom = "task: lm" if task == "lm" else "students that give one answer"
     for cost in refused:
-        if budget.get(cost) is not None and not (isinstance(task, str) and is_reference(task)):
-            said = f"is not for {'task: lm' if task == 'lm' else 'students that give one answer'}"
-            yield Mistake(f"{where}.{cost}", f"{said}, which {list_names(wanted, 'and')} time.")
+        if budget.get(cost) is not None:
+            yield Mistake(f"{where}.{cost}", f"is not for {whom}, which {list_names(wanted, 'and')} time.")
+    by = budget.get("cheapest_by")
+    if by in refused:
+        yield Mistake(f"{where}.cheapest_by", f"{by} is not for {whom}, which {list_names(wanted, 'and')} time.")
 
 
 def check_score_limit(where: str, limit: Any, score: Any) -> Iterator[Mistake]:
