@@ -156,6 +156,15 @@ def test_a_run_stays_with_the_answers_that_it_was_built_of(tmp_path, endpoint):
     assert fresh.teacher.fingerprint == b.teacher.fingerprint
 
 
+def test_a_run_whose_answers_are_gone_asks_again_once(tmp_path, endpoint):
+    spec = read_spec(write_file(tmp_path, endpoint.url))
+    open_job(spec, tmp_path / "run", tmp_path / "cache", lambda line: None)
+    endpoint.plan = lambda prompt, nth: "404" if "thing 3 of" in prompt else ""
+    for _ in range(2):
+        open_job(spec, tmp_path / "run", tmp_path / "new", lambda line: None)
+    assert len(endpoint.asked) == 120
+
+
 def test_any_client_by_a_users_function(tmp_path):
     write_rows(tmp_path)
     (tmp_path / "mine.py").write_text(

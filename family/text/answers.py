@@ -115,8 +115,10 @@ def collect_answers(
 
 def keep_answers(path: Path, found: Answers) -> None:
     """Write down which answers there were, once what is built of them stands."""
-    told = {"ids": found.ids, "unanswered": dict(found.unanswered), "stopped": found.stopped}
-    remember(path, found.asked_for, lambda: told)
+    told = {"ids": list(found.ids), "unanswered": dict(found.unanswered), "stopped": found.stopped}
+    if recall(path, found.asked_for) != told:
+        path.unlink(missing_ok=True)  # it is about answers that are gone
+        remember(path, found.asked_for, lambda: told)
 
 
 def recall_answers(
