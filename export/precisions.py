@@ -132,7 +132,7 @@ def _quantise_to_4_bits(model: onnx.ModelProto, calibration: Calibration) -> onn
         quantiser.process()
         made = tie_int4(quantiser.model.model)
     if not any(node.op_type in IN_4_BITS for node in made.graph.node):
-        raise ValueError("int4 does not suit a graph without MatMul and Gather of weights (none would change). Use int8")
+        raise ValueError("int4 does not suit a graph without MatMul or Gather of weights: none would change. Use int8")
     return made
 
 
