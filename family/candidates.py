@@ -31,7 +31,7 @@ from family.measurers import key_of, meet
 from family.run_folder import content_id, remember, write_beside, write_json
 from family.tasks.text_task import TextTask
 from family.text.decoder import DecoderStudent, as_blocks
-from family.text.reading_meter import ReadingMeter, put_tokenizer
+from family.text.reading_meter import ReadingMeter, put_reading
 from family.types import Task
 from family.untold import value_of, why_untold
 
@@ -83,7 +83,8 @@ def feed_own(job: Job, task: Task, model: Path) -> None:
     elif task is not job.task:
         put_feeds(model, task.raw("val", middle_row(job.task)))
     if isinstance(task, TextTask):
-        put_tokenizer(model, task.tokenizer)
+        (text,) = task.sentences("val", middle_row(job.task))
+        put_reading(model, task.tokenizer, text, task.front.length)
 
 
 def measured_file(job: Job, path: Path) -> Path:
@@ -160,8 +161,7 @@ def meter_of(job: Job, target: str, meter: Meter) -> Meter:
     if job.task.kind == "tokens":
         return GeneratingMeter(meter)
     if isinstance(job.task, TextTask) and job.targets[target].transport == "local":
-        (text,) = job.task.sentences("val", middle_row(job.task))
-        return ReadingMeter(meter, job.targets[target], text)
+        return ReadingMeter(meter, job.targets[target])
     return meter
 
 

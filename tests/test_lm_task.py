@@ -15,10 +15,10 @@ from export.verify import verify
 from family.errors import Mistakes
 from family.shipping import golden_rows, ship
 from family.tasks import DataOptions, open_task
-from family.tasks.lm_task import LmTask, cut_document
+from family.tasks.lm_task import LmTask, cut_document, doubt_start, start_of
 from family.text.decoder import DecoderStudent, as_blocks, shape_of
 from family.text.documents import read_documents
-from family.text.tokenizer import train_tokenizer
+from family.text.tokenizer import open_tokenizer, train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "more", "cat", "😀", "naïve", "Ελλάδα"]
 
@@ -173,3 +173,36 @@ def test_a_student_ships_with_its_own_tokenizer_and_prompts_of_val(task, tmp_pat
         assert own.texts[row].startswith(entry["prompt"])
         assert len(entry["ids"]) <= 17
         assert max(entry["ids"]) < 280
+
+
+def make_foreign(*special: str):
+    """A byte-level BPE of others: id 0 is "!", and special tokens come last."""
+    parts = json.loads(train_tokenizer(WORDS, 280).data)
+    vocab = {name: i - 2 for name, i in parts["model"]["vocab"].items() if i >= 2}
+    parts["model"]["vocab"] = vocab
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    told = [{"id": len(vocab) + i, "content": name, "special": True, **plain} for i, name in enumerate(special)]
+    return open_tokenizer(json.dumps(parts | {"added_tokens": told}).encode())
+
+
+@pytest.mark.parametrize(
+    ("special", "start"),
+    [
+        (("<|begin_of_text|>", "<|end_of_text|>"), "<|end_of_text|>"),
+        (("<|begin_of_text|>", "<|eot_id|>"), "<|begin_of_text|>"),
+        (("[CLS]", "[SEP]"), "[CLS]"),
+        ((), "!"),
+    ],
+)
+def test_texts_begin_with_a_special_token_where_there_is_one(special, start):
+    tokenizer = make_foreign(*special)
+    assert tokenizer.opened.id_to_token(start_of(tokenizer)) == start
+    doubts = doubt_start(tokenizer, start_of(tokenizer))
+    assert bool(doubts) == (start == "!")
+    assert not doubts or "begin and end with token 0, '!'" in doubts[0]
+
+
+def test_texts_of_our_own_tokenizer_begin_with_nothing():
+    tokenizer = train_tokenizer(WORDS, 280)
+    assert start_of(tokenizer) == tokenizer.nothing == 1
+    assert doubt_start(tokenizer, 1) == ()
