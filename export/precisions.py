@@ -28,6 +28,7 @@ from export.types import Artifact
 
 UNBOUNDED = 1e6
 LEFT = (FRONT_PREFIX, TIED_PREFIX)  # begins of names of nodes that quantisers leave alone
+IN_4_BITS = ("MatMulNBits", "GatherBlockQuantized")  # what 4-bit weights go through
 BOUNDING = frozenset(
     {
         "Softmax",
@@ -129,7 +130,10 @@ def _quantise_to_4_bits(model: onnx.ModelProto, calibration: Calibration) -> onn
             op_types_to_quantize=("MatMul", "Gather"),
         )
         quantiser.process()
-        return tie_int4(quantiser.model.model)
+        made = tie_int4(quantiser.model.model)
+    if not any(node.op_type in IN_4_BITS for node in made.graph.node):
+        raise ValueError("int4 does not suit a graph without MatMul or Gather of weights: none would change. Use int8")
+    return made
 
 
 PRECISIONS: dict[str, Callable[[onnx.ModelProto, Calibration], onnx.ModelProto]] = {

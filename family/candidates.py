@@ -31,7 +31,7 @@ from family.measurers import key_of, meet
 from family.run_folder import content_id, remember, write_beside, write_json
 from family.tasks.text_task import TextTask
 from family.text.decoder import DecoderStudent, as_blocks
-from family.text.reading_meter import ReadingMeter, put_tokenizer
+from family.text.reading_meter import ReadingMeter, put_reading
 from family.types import Task
 from family.untold import value_of, why_untold
 
@@ -83,7 +83,8 @@ def feed_own(job: Job, task: Task, model: Path) -> None:
     elif task is not job.task:
         put_feeds(model, task.raw("val", middle_row(job.task)))
     if isinstance(task, TextTask):
-        put_tokenizer(model, task.tokenizer)
+        (text,) = task.sentences("val", middle_row(job.task))
+        put_reading(model, task.tokenizer, text, task.front.length)
 
 
 def measured_file(job: Job, path: Path) -> Path:
@@ -160,8 +161,7 @@ def meter_of(job: Job, target: str, meter: Meter) -> Meter:
     if job.task.kind == "tokens":
         return GeneratingMeter(meter)
     if isinstance(job.task, TextTask) and job.targets[target].transport == "local":
-        (text,) = job.task.sentences("val", middle_row(job.task))
-        return ReadingMeter(meter, job.targets[target], text)
+        return ReadingMeter(meter, job.targets[target])
     return meter
 
 
@@ -170,7 +170,7 @@ def remember_ladder(job: Job, name: str, references: Sequence[Path], feeds: Path
         with Bench(job.targets[name], references, feeds) as bench:
             return bench.ladder()
 
-    inputs = [job.student_id, job.precisions, opset(job), *key_of(job, name)]
+    inputs = [job.student_id, job.precisions, opset(job), *job.fed_by, *key_of(job, name)]
     return remember(job.folder / "measuring" / f"ladder-{name}.json", inputs, measure)
 
 
@@ -193,7 +193,8 @@ def untrained_graphs(job: Job, params: Params) -> dict[str, Path]:
         graphs = export_graphs(job, job.task.seen_by(params), module, folder, calibration_rows=16)
         return {precision: str(path.relative_to(job.folder)) for precision, path in graphs.items()}
 
-    kept = remember(folder / "graphs.json", [job.built_id, dict(params), job.precisions, opset(job)], work)
+    inputs = [job.built_id, dict(params), job.precisions, opset(job), *job.fed_by]
+    kept = remember(folder / "graphs.json", inputs, work)
     return {precision: job.folder / path for precision, path in kept.items()}
 
 
@@ -273,7 +274,7 @@ def measure_part(job: Job, params: Params, target: str, part: str, bench: Meter 
 def measuring_place(job: Job, params: Params, target: str, part: str) -> tuple[Path, list[Any]]:
     """Where a part of an untrained candidate's measurements is kept, and what it depends on."""
     kept = candidate_folder(job, params) / "measurements" / f"{target}{part and '.' + part}.json"
-    return kept, [job.built_id, dict(params), job.precisions, opset(job), *key_of(job, target)]
+    return kept, [job.built_id, dict(params), job.precisions, opset(job), *job.fed_by, *key_of(job, target)]
 
 
 def measure_quickly(job: Job, target: str, part: str, path: Path, bench: Meter | None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import numpy as np
 
 from benchmark import Measurement, Meter, feeds_beside
 from export import StepFront, past_names
-from family.errors import mistake
 from family.run_folder import write_beside
 from family.types import Task
 
@@ -48,9 +47,7 @@ def put_feeds(model: Path, arrays: Feeds) -> None:
 
 def entry_feeds(task: Task, front: StepFront, prompt: int) -> dict[str, Feeds]:
     """Inputs of both entry points: tokens of val; the past of one token is random, for what keys hold does not matter.
-    Raises Mistakes where the context is too short for the prompt."""
-    if prompt > front.context:
-        raise mistake("students.prompt_tokens", f"must be at most the context of {front.context}. Got {prompt}.")
+    prompt: positions, at most the context."""
     ids = task.inputs("val", np.arange(1), 0)[0].numpy()
     ids = np.resize(ids, (1, prompt))
     return {"decode": step_inputs(front, ids[:, :1], front.context - 1), "prefill": step_inputs(front, ids, 0)}

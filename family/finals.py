@@ -256,7 +256,7 @@ def measuring_inputs(job: Job, params: Mapping[str, Any], recipe: Training, targ
     host."""
     hashes = {p: a["sha256"] for p, a in export_trained(job, params, recipe).items()}
     path = trained_folder(job, params, recipe) / "measurements" / f"{target}.json"
-    return path, [hashes, *key_of(job, target)]
+    return path, [hashes, *job.fed_by, *key_of(job, target)]
 
 
 def settle(

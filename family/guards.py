@@ -225,7 +225,7 @@ def measure_guarded(
     made = make_guard(job, params, precision, training)
     digest = export_trained(job, params, training)[precision]["sha256"]
     path = trained_folder(job, params, training) / "measurements" / f"{target}.guard-{precision}.json"
-    inputs = [digest, made["sha256"], *key_of(job, target)]
+    inputs = [digest, made["sha256"], *job.fed_by, *key_of(job, target)]
 
     def work() -> dict[str, Any]:
         job.watch(Stage(f"measuring coverage guards on {target}, nothing else running"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from family.train import pick_device
 from family.types import Store, StudentSpace, Task, Teacher
 
 Show = Callable[[str], None]
+ASKED = "asked.json"  # in the run folder: which of a teacher's answers it was built of
 TEACHERS = "teachers"  # in the cache folder: those that a run trained
 BEGIN_FROM_TEACHER = ("static", "encoder")  # spaces whose token embeddings may
 STORED = ("int8-weights", "fp16-weights")  # precisions that suit whatever a space builds
@@ -73,6 +74,14 @@ class Job:
         """Stands for what one student is built by: the same for a wider or narrower choice of them."""
         space, task = self.space, self.task
         return content_id(space.name, space.fingerprint, str(task.body), str(task.front), self.spec.seed)
+
+    @property
+    def fed_by(self) -> tuple[Any, ...]:
+        """What students of language are fed with where they are measured, as far as `built_id` does not say; a part of
+        the keys of their files and figures. Nothing of others."""
+        if self.task.kind == "tokens":
+            return (self.spec.students.prompt_tokens,)
+        return (self.task.fingerprint,) if isinstance(self.task, TextTask) else ()
 
     def measured_targets(self) -> list[str]:
         """Targets that a budget names and that can be measured here, in the file's order."""
@@ -154,7 +163,7 @@ def open_job(
 ) -> Job:
     """Open data, teacher, space and targets; raises Mistakes with what does not fit, before any work. `may_train`:
     the built-in teacher, where no run has trained it yet."""
-    task, teacher = open_data(spec, cache, show, watch, may_train)
+    task, teacher = open_data(spec, folder, cache, show, watch, may_train)
     space = open_students(spec, task)
     if loaded := spaces.find_loaded(space, task):
         show(f"note: {len(loaded)} pretrained weights of {space.name} are kept, in students and controls alike")
@@ -177,15 +186,15 @@ def open_students(spec: Spec, task: Task) -> StudentSpace:
     return space
 
 
-def open_data(spec: Spec, cache: Path, show: Show, watch: Watch, may_train: bool) -> tuple[Task, Teacher]:
+def open_data(spec: Spec, folder: Path, cache: Path, show: Show, watch: Watch, may_train: bool) -> tuple[Task, Teacher]:
     """The task and its teacher; a language model comes first, since it brings the tokenizer, and one that returns only
-    text when nothing else can be wrong, since it costs."""
+    text when nothing else can be wrong, since it costs. Which answers the run in `folder` was built of stays there."""
     options = data_options(spec)
     teachers = [replace(one, may_train=may_train) for one in teacher_options(spec)]
     if spec.task == "lm" and spec.teacher[0].asks is not None:
         questions = read_questions(options, asks_of(spec), cache / "data")
         open_students(spec, rehearse(questions))
-        ask = ask_all if may_train else ask_few
+        ask = partial(ask_all, built_of=folder / ASKED) if may_train else ask_few
         asked = ask(questions, cache / "answers", show, watch)
         task: Task = asked.task
         say_all(show, task.notes, task.warnings)
@@ -248,11 +257,20 @@ def check_settings(spec: Spec, task: Task, space: StudentSpace) -> None:
         wrong.append(Mistake("export.max_flips", "compares with fp32, which export.precisions leaves out."))
     if isinstance(task, LmTask) and task.shared and not why_live(spec.distill):
         check_kept(spec.distill.soft_targets, spec.distill.draws)
+    wrong += check_prompt(spec.students.prompt_tokens, space)
     for name, budget in spec.budgets.items():
         wrong += check_score_limit(f"budgets.{name}", budget.score, task.score.name)
         wrong += check_vocabulary(f"budgets.{name}.size_kb", budget.size_kb, space)
     if wrong:
         raise Mistakes(wrong)
+
+
+def check_prompt(prompt: int | None, space: StudentSpace) -> list[Mistake]:
+    """A prompt that students of the smallest context could not take in."""
+    context = spaces.smallest(space).get("context")
+    if prompt is None or context is None or prompt <= int(context):
+        return []
+    return [Mistake("students.prompt_tokens", f"must be at most the smallest context, {context}. Got {prompt}.")]
 
 
 LEAST_BITS = 4  # of a weight, at the smallest precision

@@ -114,7 +114,8 @@ def predictor_place(job: Job, students: Sequence[Params], targets: Sequence[str]
         name: [job.targets[name].id, *others_of(job, name), *(part for _, part in parts_of(job, [name]))]
         for name in targets
     }
-    inputs = [job.student_id, job.precisions, opset(job), measured, job.host, [dict(s) for s in students]]
+    drawn = [dict(s) for s in students]
+    inputs = [job.student_id, job.precisions, opset(job), *job.fed_by, measured, job.host, drawn]
     return job.folder / "measuring" / "predictors.json", inputs
 
 

@@ -7,7 +7,7 @@ over what has the wrong type, which is told elsewhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,37 @@ def check_asks(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         path = as_mapping(teacher).get("path") if isinstance(teacher, Mapping) else teacher
         by_text = isinstance(path, str) and path.startswith(("http://", "https://"))
         asks = isinstance(teacher, Mapping) and teacher.get("asks") is not None
+        if by_text:
+            from family.text.endpoint import check_url
+
+            yield from check_url(str(path))
         if by_text and not asks:
             yield Mistake(where, "returns only text: say in `asks` what it is asked, at least prompt and model.")
         if (by_text or asks) and raw.get("task") != "lm":
             yield Mistake("task", f"must be lm, as the teacher returns only text. Got {raw.get('task')!r}.")
         if (by_text or asks) and isinstance(given, list) and len(given) > 1:
             yield Mistake(where, "returns only text, which cannot be averaged with other teachers.")
+        if asks:
+            why = "is not for a teacher that returns only text"
+            yield from refuse(as_mapping(teacher), ("tokenizer",), where, why)
+            for part, names in NOT_OF_TEXT.items():
+                yield from refuse(as_mapping(raw.get(part)), names, part, why)
+        if raw.get("task") == "lm":
+            yield from refuse(as_mapping(teacher), OF_OUTPUTS, where, "is not for task: lm")
 
 
+def refuse(given: Mapping[str, Any], names: Iterable[str], where: str, why: str) -> Iterator[Mistake]:
+    """Keys that nothing would follow, unless they say nothing."""
+    for name in names:
+        if given.get(name) not in (None, "auto", 0):
+            yield Mistake(f"{where}.{name}", f"{why}. Leave it out.")
+
+
+OF_OUTPUTS = ("output", "gives", "preprocess", "classes")  # a teacher's keys about what it takes and gives
+NOT_OF_TEXT = {  # what only distributions over tokens could follow
+    "distill": ("draws", "soft_targets", "on_policy", "label_weight", "temperature"),
+    "students": ("tokenizer",),
+}
 TOKENS_ALONE = {"distill": ("draws", "soft_targets", "on_policy"), "students": ("tokenizer", "prompt_tokens")}
 
 
@@ -264,10 +287,15 @@ def check_timing(where: str, budget: Mapping[str, Any], task: Any) -> Iterator[M
     """A language model is timed by token, any other student by answer; a user's task may be either."""
     refused = ONE_ANSWER if task == "lm" else GENERATING
     wanted = GENERATING if task == "lm" else ONE_ANSWER
+    if isinstance(task, str) and is_reference(task):
+        return
+    whom = "task: lm" if task == "lm" else "students that give one answer"
     for cost in refused:
-        if budget.get(cost) is not None and not (isinstance(task, str) and is_reference(task)):
-            said = f"is not for {'task: lm' if task == 'lm' else 'students that give one answer'}"
-            yield Mistake(f"{where}.{cost}", f"{said}, which {list_names(wanted, 'and')} time.")
+        if budget.get(cost) is not None:
+            yield Mistake(f"{where}.{cost}", f"is not for {whom}, which {list_names(wanted, 'and')} time.")
+    by = budget.get("cheapest_by")
+    if by in refused:
+        yield Mistake(f"{where}.cheapest_by", f"{by} is not for {whom}, which {list_names(wanted, 'and')} time.")
 
 
 def check_score_limit(where: str, limit: Any, score: Any) -> Iterator[Mistake]:

@@ -115,7 +115,8 @@ def export_trained(job: Job, params: Mapping[str, Any], training: Training) -> d
         graphs = export_graphs(job, task, module, folder, CALIBRATION_ROWS)
         return {precision: check_graph(job, task, precision, path, module) for precision, path in graphs.items()}
 
-    return dict(remember(folder / "artifacts.json", [training_id(job, training), job.precisions, opset(job)], work))
+    inputs = [training_id(job, training), job.precisions, opset(job), *job.fed_by]
+    return dict(remember(folder / "artifacts.json", inputs, work))
 
 
 def why_unfaithful(job: Job, params: Mapping[str, Any], training: Training) -> str | None:

@@ -63,7 +63,7 @@ def input_id(job: Job) -> str:
     budgets = {name: [b.target, limits_of(b), b.cheapest_by] for name, b in job.spec.budgets.items()}
     targets = {name: [target.id, job.spec.main_cost(name)] for name, target in job.targets.items()}
     taught = [job.task.fingerprint, job.task.score.name, job.teacher.fingerprint]
-    return content_id(job.student_id, taught, budgets, targets, job.precisions, opset(job))
+    return content_id(job.student_id, taught, budgets, targets, job.precisions, opset(job), *job.fed_by)
 
 
 @dataclass(frozen=True)

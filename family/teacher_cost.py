@@ -30,7 +30,7 @@ def measure_teacher(job: Job, benches: Mapping[str, Meter]) -> dict[str, dict[st
     for name in benches:
         if not needs_ladder(job.targets[name]):
             continue
-        inputs = [job.teacher.fingerprint, job.student_id, *key_of(job, name)]
+        inputs = [job.teacher.fingerprint, job.student_id, *job.fed_by, *key_of(job, name)]
         kept = remember(
             job.folder / "measuring" / f"teacher-{name}.json", inputs, partial(time_teacher, job, name, path)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,9 +71,15 @@ def say_line(label: str, told: Mapping[str, Any]) -> dict[str, str]:
         if name in told["matches"]:
             match = told["matches"][name]
             line[title] = f"{100 * match['student']:.1f} %\n(control {100 * match['control']:.1f} %)"
-            gap = {end: 100 * match["difference"][end] for end in ("value", "low", "high")}
-            line[f"Gain ({name})"] = f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+            line[f"Gain ({name})"] = say_gain(match["difference"])
     return {title: text.replace("-", "−") if title.startswith("Gain") else text for title, text in line.items()}
+
+
+def say_gain(gap: Mapping[str, float | None]) -> str:
+    """`+19.0 (+14.0 to +24.0)`, of shares; without an interval where there is none, as of a single row."""
+    told = [gap[end] for end in ("value", "low", "high")]
+    value, low, high = (math.nan if one is None else 100 * one for one in told)
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if math.isfinite(low + high) else f"{value:+.1f}"
 
 
 def tabulate_samples(name: str, label: str, samples: list[Mapping[str, str | None]]) -> Table:

@@ -62,7 +62,12 @@ def say_plain(run: Run, name: str) -> str:
     if wins:
         best, size = say_interval(run.score, found[wins]["test"]), say_cost("size_kb", found[wins]["size_kb"])
         return f"TF-IDF wins here: {TAUGHT[wins]} it reaches {best} on test, with {size} of weights and words."
-    level = [TAUGHT[taught] for taught in TAUGHT if taught in gaps and gaps[taught]["low"] <= 0]
+    level = [TAUGHT[taught] for taught in TAUGHT if taught in gaps and not is_better(gaps[taught])]
     if level:
         return f"no difference from TF-IDF {' and '.join(level)} is shown."
     return "better than TF-IDF, on labels and on the teacher's answers."
+
+
+def is_better(gap: Mapping[str, Any]) -> bool:
+    """Whether the whole interval says so; one without ends says nothing."""
+    return gap["low"] is not None and gap["low"] > 0

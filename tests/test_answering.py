@@ -108,6 +108,9 @@ def test_the_report_tells_how_students_answer():
     assert line["As the teacher"] == "71.0 %\n(control 52.0 %)"
     assert line["Gain (teacher)"] == "+19.0 (+14.0 to +24.0)"
     assert line["Gain (label)"] == "−1.0 (−6.0 to +4.0)"
+    unknown = {"value": 0.25, "low": None, "high": None}
+    alone = {"label": {**match(0.75, 0.5), "difference": unknown}}
+    assert say_line("small", {**TOLD, "matches": alone})["Gain (label)"] == "+25.0"
     budget = {"status": "kept", "id": "a", "precision": "fp32", "target": "cpu", "answers": TOLD}
     run = Run({"answers": ASKING, "budgets": {"small": budget}}, *[None] * 4)
     section = show_answers(run)

@@ -236,6 +236,13 @@ def test_dynamic_int8(student, tmp_path):
     assert np.abs(found - wanted).max() < 0.15 * np.abs(wanted).max()
 
 
+def test_int4_does_not_suit_what_it_would_leave_as_it_is(tmp_path):
+    module, _, signature = build("mlp")
+    to_onnx(module, signature, tmp_path / "body.onnx")
+    with pytest.raises(ValueError, match="int4 does not suit a graph without MatMul or Gather of weights"):
+        quantise(tmp_path / "body.onnx", tmp_path / "q.onnx", "int4", [])
+
+
 def test_module_is_unchanged(tmp_path):
     module, _, signature = build("cnn")
     module.train()

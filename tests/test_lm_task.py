@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,9 +15,10 @@ from export.verify import verify
 from family.errors import Mistakes
 from family.shipping import golden_rows, ship
 from family.tasks import DataOptions, open_task
-from family.tasks.lm_task import LmTask, cut_document
+from family.tasks.lm_task import LmTask, cut_document, doubt_start, start_of
 from family.text.decoder import DecoderStudent, as_blocks, shape_of
-from family.text.tokenizer import train_tokenizer
+from family.text.documents import read_documents
+from family.text.tokenizer import open_tokenizer, train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "more", "cat", "😀", "naïve", "Ελλάδα"]
 
@@ -112,6 +114,11 @@ def test_documents_do_not_straddle_splits(task):
         (lambda p: (p / "d.txt").write_text("\n \n"), {}, "holds no text"),
         (lambda p: (p / "d.jsonl").write_text('{"text": "a"}\n{oops\n'), {}, "Line 2"),
         (lambda p: (p / "d.jsonl").write_text('{"txt": "a"}\n'), {"text": ("text",)}, "Did you mean 'txt'?"),
+        (
+            lambda p: (p / "d.jsonl").write_text('{"text": "a"}\n{"text": "b\\ud800"}\n'),
+            {},
+            "data.path: must hold valid Unicode. Row 1 of d.jsonl has half a character at place 1.",
+        ),
         (lambda p: (p / "d.md").write_text("a"), {}, "must be a .txt file, a folder of .txt files"),
         (lambda p: (p / "d.txt").write_text("a"), {"label": "y"}, "is not for task: lm, whose labels"),
         (lambda p: (p / "d.txt").write_text("a"), {"score": "accuracy"}, "must be bits_per_byte"),
@@ -131,6 +138,14 @@ def test_documents_of_a_table(tmp_path):
     task = open_task(DataOptions("d.jsonl", tmp_path, task="lm", group="who"), tmp_path / "cache")
     assert "30 documents" in task.notes
     assert "1 empty documents are left out" in task.warnings
+
+
+def test_missing_text_is_no_document(tmp_path):
+    texts = [f"{' '.join(WORDS)} {i}" for i in range(30)]
+    pd.DataFrame({"text": [*texts, float("nan"), None]}).to_parquet(tmp_path / "d.parquet")
+    source = read_documents(DataOptions("d.parquet", tmp_path, task="lm"), tmp_path / "cache")
+    assert source.columns["text"].tolist() == texts
+    assert source.warnings == ("2 empty documents are left out",)
 
 
 def test_a_tokenizer_that_is_brought_stays_whole(tmp_path):
@@ -158,3 +173,36 @@ def test_a_student_ships_with_its_own_tokenizer_and_prompts_of_val(task, tmp_pat
         assert own.texts[row].startswith(entry["prompt"])
         assert len(entry["ids"]) <= 17
         assert max(entry["ids"]) < 280
+
+
+def make_foreign(*special: str):
+    """A byte-level BPE of others: id 0 is "!", and special tokens come last."""
+    parts = json.loads(train_tokenizer(WORDS, 280).data)
+    vocab = {name: i - 2 for name, i in parts["model"]["vocab"].items() if i >= 2}
+    parts["model"]["vocab"] = vocab
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    told = [{"id": len(vocab) + i, "content": name, "special": True, **plain} for i, name in enumerate(special)]
+    return open_tokenizer(json.dumps(parts | {"added_tokens": told}).encode())
+
+
+@pytest.mark.parametrize(
+    ("special", "start"),
+    [
+        (("<|begin_of_text|>", "<|end_of_text|>"), "<|end_of_text|>"),
+        (("<|begin_of_text|>", "<|eot_id|>"), "<|begin_of_text|>"),
+        (("[CLS]", "[SEP]"), "[CLS]"),
+        ((), "!"),
+    ],
+)
+def test_texts_begin_with_a_special_token_where_there_is_one(special, start):
+    tokenizer = make_foreign(*special)
+    assert tokenizer.opened.id_to_token(start_of(tokenizer)) == start
+    doubts = doubt_start(tokenizer, start_of(tokenizer))
+    assert bool(doubts) == (start == "!")
+    assert not doubts or "begin and end with token 0, '!'" in doubts[0]
+
+
+def test_texts_of_our_own_tokenizer_begin_with_nothing():
+    tokenizer = train_tokenizer(WORDS, 280)
+    assert start_of(tokenizer) == tokenizer.nothing == 1
+    assert doubt_start(tokenizer, 1) == ()

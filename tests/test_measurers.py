@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from test_benchmark_profile import fitted
 from test_search import FAR_APART, Fakes, fakes, open_job, run, size, task  # noqa: F401  fixtures
+from test_text_task import open_rows
 
 from benchmark import WorkerDied, resolve_target, write_profile
 from family import deaths, measurers
-from family.candidates import measuring_place
+from family.candidates import measuring_place, opset
 from family.cli import main
 from family.errors import RunFailed
 from family.job import Job, open_target
@@ -171,3 +172,20 @@ def test_a_run_whose_target_is_lost_ends_in_one_line(
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].startswith("Stopped: pi: home: Connection refused. What was finished is kept;")
     assert not [line for line in said if "Traceback" in line]
+
+
+def test_keys_of_images_hold_nothing_of_language(job: Job) -> None:
+    assert job.fed_by == ()
+    assert measuring_place(job, SMALL, "cpu", "")[1][:4] == [job.built_id, dict(SMALL), job.precisions, opset(job)]
+
+
+def test_other_texts_of_the_same_shape_are_measured_anew(job: Job, tmp_path: Path) -> None:
+    keys = []
+    for word in ("ash", "elm"):
+        rows = [{"text": f"{word} {i % 7}", "label": "ab"[i % 2]} for i in range(40)]
+        folder = tmp_path / word
+        folder.mkdir()
+        other = dataclasses.replace(job, task=open_rows(folder, rows, vocabularies=(262,), lengths=(8,)))
+        keys.append((other.built_id, measuring_place(other, SMALL, "cpu", "")[1]))
+    assert keys[0][0] == keys[1][0]
+    assert keys[0][1] != keys[1][1]

@@ -180,6 +180,17 @@ MISTAKES = {
         "budgets.tiny.ms_per_token is not for students that give one answer, which latency_ms and latency_p95_ms time",
         5,
     ),
+    "cheapest by time per token of images": (
+        swap("size_kb: 6", "cheapest_by: first_token_ms"),
+        "budgets.tiny.cheapest_by first_token_ms is not for students that give one answer, which latency_ms and "
+        "latency_p95_ms time",
+        5,
+    ),
+    "cheapest by the answer of a language model": (
+        swap("size_kb: 6", "cheapest_by: latency_ms") + "task: lm\n",
+        "budgets.tiny.cheapest_by latency_ms is not for task: lm, which ms_per_token and first_token_ms time",
+        5,
+    ),
     "space without a function": (
         swap("conv", "mine.py"),
         "students.space must name a function: mine.py:function. Got 'mine.py'",

@@ -16,7 +16,7 @@ from family.errors import Mistakes
 from family.supernet import copy_slices, holds
 from family.tasks import DataOptions, open_task
 from family.tasks.text_task import TextTask
-from family.text.reading_meter import ReadingMeter, put_tokenizer
+from family.text.reading_meter import TEXT, ReadingMeter, put_reading
 from family.text.tokenizer import train_tokenizer
 from family.types import Training
 
@@ -150,8 +150,8 @@ class Stopwatch:
 
 
 def test_latency_is_that_of_tokenizer_and_file_which_are_shown_apart(tmp_path):
-    put_tokenizer(tmp_path / "model.onnx", train_tokenizer(["an oak and an ant"] * 3, 280))
-    meter = ReadingMeter(Stopwatch(), Target("cpu", "local", {"batch": 1}), "an oak " * 40)  # type: ignore[arg-type]
+    put_reading(tmp_path / "model.onnx", train_tokenizer(["an oak and an ant"] * 3, 280), "an oak " * 40, 64)
+    meter = ReadingMeter(Stopwatch(), Target("cpu", "local", {"batch": 1}))  # type: ignore[arg-type]
     figures = {one.quantity: one for one in meter.quickly(tmp_path / "model.onnx")}
     assert set(figures) == {"latency_ms", "size_kb", "file_ms", "tokenizer_ms"}
     reading = figures["tokenizer_ms"]
@@ -164,10 +164,23 @@ def test_latency_is_that_of_tokenizer_and_file_which_are_shown_apart(tmp_path):
     assert [one.quantity for one in again].count("tokenizer_ms") == 1
 
 
+def test_what_a_student_does_not_read_of_a_long_text_is_not_timed(tmp_path):
+    tokenizer = train_tokenizer(["an oak and an ant"] * 3, 280)
+    text = "an oak and naïve " * 1_000
+    put_reading(tmp_path / "model.onnx", tokenizer, text, 16)
+    read = (tmp_path / TEXT).read_text(encoding="utf-8")
+    assert read == text[: tokenizer.characters(16)]
+    meter = ReadingMeter(Stopwatch(), Target("cpu", "local", {"batch": 1}))  # type: ignore[arg-type]
+    (reading,) = [one for one in meter.quickly(tmp_path / "model.onnx") if one.quantity == "tokenizer_ms"]
+    (tmp_path / TEXT).write_text(text, encoding="utf-8")
+    (longer,) = [one for one in meter.quickly(tmp_path / "model.onnx") if one.quantity == "tokenizer_ms"]
+    assert longer.value > 5 * reading.value
+
+
 def test_two_texts_in_a_batch_take_about_twice_as_long(tmp_path):
-    put_tokenizer(tmp_path / "model.onnx", train_tokenizer(["an oak and an ant"] * 3, 280))
+    put_reading(tmp_path / "model.onnx", train_tokenizer(["an oak and an ant"] * 3, 280), "an oak " * 200, 400)
     meters = [
-        ReadingMeter(Stopwatch(), Target("cpu", "local", {"batch": n}), "an oak " * 200)  # type: ignore[arg-type]
+        ReadingMeter(Stopwatch(), Target("cpu", "local", {"batch": n}))  # type: ignore[arg-type]
         for n in (1, 8)
     ]
     one, eight = (

@@ -74,6 +74,27 @@ def test_a_saved_hugging_face_dataset_is_read(tmp_path, task):
     assert list(open_file(tmp_path, "saved").texts) == list(task.texts)
 
 
+@pytest.mark.parametrize(
+    ("label", "options", "kind"),
+    [
+        (lambda i: f"{i / 7:.2f}", {}, "regression"),
+        (lambda i: str(i % 5), {"score": "rmse"}, "regression"),
+        (lambda i: f"3.{i % 12}", {}, "classification"),  # versions: 3.1 and 3.10 are two
+        (lambda i: f"{i % 30:03}", {}, "classification"),
+    ],
+)
+def test_numbers_in_a_table_of_text_are_numbers_where_they_are_values(tmp_path, label, options, kind):
+    rows = [{"text": f"oak {i}", "label": label(i) if i % 9 else ""} for i in range(180)]
+    pd.DataFrame(rows).to_csv(tmp_path / "d.csv", index=False)
+    made = open_file(tmp_path, "d.csv", **options)
+    assert made.kind == kind
+    if kind == "regression":
+        known = [i for i, row in enumerate(rows) if row["label"]]
+        assert made.truth[known, 0] == pytest.approx([float(rows[i]["label"]) for i in known])
+    else:
+        assert set(made.classes) == {row["label"] for row in rows if row["label"]}
+
+
 def test_words_that_pandas_takes_for_nothing_stay_words(tmp_path):
     rows = [{"text": word, "label": "ab"[i % 2]} for i, word in enumerate(["NA", "null", "None", "nan", "007"] * 6)]
     pd.DataFrame(rows).to_csv(tmp_path / "d.csv", index=False)

@@ -112,3 +112,9 @@ def test_the_report_says_who_wins_and_no_more_than_was_shown():
     assert said["worse"].startswith("TF-IDF wins here: on labels it reaches 80.0 % (78.0–82.0) on test, with 2.00 MB")
     assert said["level"] == "no difference from TF-IDF on labels is shown."
     assert said["better"] == "better than TF-IDF, on labels and on the teacher's answers."
+
+
+def test_a_gap_without_an_interval_is_no_gain():
+    unknown = {"value": 0.3, "low": None, "high": None}
+    run = SimpleNamespace(budgets={"small": {"tfidf": {"labels": unknown, "wins": None}}}, family={}, score="accuracy")
+    assert say_plain(run, "small") == "no difference from TF-IDF on labels is shown."

@@ -1,12 +1,17 @@
 """What the file says of distillation token by token reaches its job, or is refused before any work."""
 
+import numpy as np
 import pytest
 from token_parts import make_tokenizer, write_text
 
+from family import spaces
+from family.candidates import measuring_place, untrained_graphs
 from family.errors import Mistakes
 from family.job import open_job
 from family.recipe import find_recipe
 from family.spec import read_spec
+from family.students import trained_folder
+from family.studies import input_id
 from family.text.token_targets import LiveTargets, TokenTargets
 from family.text.tokenizer import train_tokenizer
 
@@ -97,6 +102,7 @@ def test_what_is_kept_of_the_teacher_names_the_training(folder):
         ("tokenizer: none.json, ", "", "students.tokenizer: must be a tokenizer.json"),
         ("", "soft_targets: top_k_renormalised", "'top_k_renormalised' is biased"),
         ("", "soft_targets: bottom", "must be drawn, top or live. Got 'bottom'."),
+        ("prompt_tokens: 17, ", "", "students.prompt_tokens: must be at most the smallest context, 16. Got 17."),
         ("", "draws: 100", "must be from 16 to 64 a position. Got 100."),
         ("", "on_policy: 1.5", "distill.on_policy"),
         ("", "on_policy: 0.5, loss: labels", "needs a loss that asks the teacher. Got loss 'labels'."),
@@ -121,6 +127,23 @@ def test_a_vocabulary_that_breaks_a_budget_alone_is_said_before_training(folder)
     assert "budgets.small.size_kb: cannot be kept: 290 tokens of width 32 alone take 5 kB at 4 bits" in str(told.value)
 
 
+def test_prompts_of_another_length_are_other_files_and_figures(folder):
+    keys = []
+    for prompt in (4, 8):
+        text = SPEC.replace("{space: decoder", f"{{prompt_tokens: {prompt}, space: decoder")
+        job, _ = open_with(folder, f"{text}{FIXED}}}\n")
+        params, recipe = spaces.smallest(job.space), find_recipe(job).student
+        keys.append((trained_folder(job, params, recipe), measuring_place(job, params, "cpu", ""), input_id(job)))
+        untrained = untrained_graphs(job, params)["fp32"]
+        with np.load(untrained.with_name("prefill.feeds.npz")) as feeds:
+            assert feeds["input_ids"].shape == (1, prompt)
+    (trained, place, study), (other, place_after, study_after) = keys
+    assert trained == other  # what students learn is the same
+    assert place[0] == place_after[0]
+    assert place[1] != place_after[1]
+    assert study != study_after
+
+
 @pytest.mark.parametrize("given", ["distill: {draws: 32}", "distill: {on_policy: 0.5}", "distill: {soft_targets: top}"])
 def test_settings_of_tokens_are_refused_elsewhere(tmp_path, given):
     text = "data: digits\nteacher: digits\nstudents: mlp\nbudgets: {best: {target: cpu}}\n"
@@ -142,6 +165,14 @@ def test_a_key_that_nothing_would_follow_is_refused(folder, task, old, new, said
     with pytest.raises(Mistakes) as told:
         read_spec(folder / "u.yaml")
     assert f"{said}{task}. Leave it out" in str(told.value)
+
+
+@pytest.mark.parametrize("key", ["output: a", "gives: logits", "preprocess: {scale: 2}", "classes: [a, b]"])
+def test_what_is_about_a_teachers_outputs_is_not_for_a_language_model(folder, key):
+    (folder / "u.yaml").write_text(SPEC.replace("teacher: t.py:bigrams", f"teacher: {{path: t.py:bigrams, {key}}}"))
+    with pytest.raises(Mistakes) as told:
+        read_spec(folder / "u.yaml")
+    assert f"teacher.{key.split(':')[0]}: is not for task: lm. Leave it out." in str(told.value)
 
 
 def test_further_text_is_no_transfer_pool_of_a_language_model(folder):

@@ -24,7 +24,7 @@ from family.tasks.options import DataOptions
 from family.tasks.splits import split_rows
 from family.text.decoder import shape_of
 from family.text.documents import read_documents
-from family.text.tokenizer import Tokenizer, cut, open_tokenizer, train_tokenizer
+from family.text.tokenizer import LEAST, Tokenizer, cut, open_tokenizer, train_tokenizer
 from family.types import Kind, Split
 from reports import SCORES, Score
 
@@ -32,6 +32,7 @@ CONTEXT = 128
 VOCABULARY = 2048  # of a tokenizer trained here, where the students' dims say nothing else
 SPLITS: tuple[Split, ...] = ("train", "transfer", "val", "test")
 NOTHING_TO_LEARN = -1
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "<|begin_of_text|>")  # of others' tokenizers
 BITS = float(np.log2(np.e))  # in a nat
 
 
@@ -175,6 +176,7 @@ def open_lm(options: DataOptions, cache: Path) -> LmTask:
     splits, notes, doubts = split_rows(source, options, np.zeros(source.rows, np.int64), stratify=False)
     documents = source.columns["text"]
     tokenizer, said = pick_tokenizer(options, [documents[i] for i in splits["train"]])
+    start = start_of(tokenizer)
     context = options.context or CONTEXT
     smallest = min(options.vocabularies or (tokenizer.size,))
     coarse = tokenizer if options.tokenizer is not None else cut(tokenizer, smallest)
@@ -191,33 +193,46 @@ def open_lm(options: DataOptions, cache: Path) -> LmTask:
         splits=rows,
         tokenizer=tokenizer,
         shared=options.tokenizer is not None,
-        start=start_of(tokenizer),
+        start=start,
         context=context,
         fingerprint=content_id(digest, tokenizer.fingerprint, parts, context),
         notes=(*source.notes, *notes, said, f"{len(texts)} pieces of at most {context} tokens"),
-        warnings=(*source.warnings, *doubts),
+        warnings=(*source.warnings, *doubts, *doubt_start(tokenizer, start)),
         documents=groups,
         front=StepFront(1, 1, 1, context),
     )
 
 
 def pick_tokenizer(options: DataOptions, train: Sequence[str]) -> tuple[Tokenizer, str]:
-    """The teacher's, or one trained on train to the largest vocabulary that students may have."""
+    """The teacher's, or one trained on train to the largest vocabulary that students may have. Raises Mistakes for one
+    that cannot hold every byte."""
     if options.tokenizer is not None:
         tokenizer = open_tokenizer(options.tokenizer)
         return tokenizer, f"tokenizer: the teacher's, {tokenizer.size} tokens"
-    wanted = max(options.vocabularies or (VOCABULARY,))
-    tokenizer = train_tokenizer(train, wanted)
+    asked = options.vocabularies or (VOCABULARY,)
+    if min(asked) < LEAST:
+        said = f"must be at least {LEAST} (256 bytes, padding, nothing). Got {min(asked)}."
+        raise mistake("students.dims.vocabulary", said)
+    tokenizer = train_tokenizer(train, max(asked))
     return tokenizer, f"tokenizer: byte-level BPE trained on train, {tokenizer.size} tokens"
 
 
 def start_of(tokenizer: Tokenizer) -> int:
-    """The token that stands before every row."""
-    for name in ("<|endoftext|>", "</s>", "<eos>", "<|im_end|>"):
+    """The token that stands before every row: one of `ENDS`, else the first special one."""
+    for name in ENDS:
         found = tokenizer.opened.token_to_id(name)
         if found is not None:
             return int(found)
-    return tokenizer.nothing
+    return next(iter(tokenizer.special.values()), tokenizer.nothing)
+
+
+def doubt_start(tokenizer: Tokenizer, start: int) -> tuple[str, ...]:
+    """A start that texts hold too, which a student then takes for an end."""
+    name = tokenizer.opened.id_to_token(start)
+    if name in ENDS or start in tokenizer.special.values():
+        return ()
+    said = f"the tokenizer has no special token: texts begin and end with token {start}, {name!r}"
+    return (f"{said}, and what is written ends where it comes",)
 
 
 def cut_document(text: str, tokenizer: Tokenizer, context: int) -> list[str]:

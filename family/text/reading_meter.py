@@ -24,19 +24,23 @@ ORDER = 3  # the 4th and the 12th of 15 bound the median at 96.5 % (binomial)
 SAMPLE_SECONDS = 0.004
 TOGETHER = ("latency_ms", "latency_direct_ms", "latency_p95_ms")  # figures that the tokenizer is part of
 FILE, TOKENIZER = "file_ms", "tokenizer_ms"
+TEXT = "timed.txt"  # beside a model: what its tokenizer is timed on
 
 
-def put_tokenizer(model: Path, tokenizer: Tokenizer) -> None:
-    """The tokenizer.json beside a model that it makes the ids of."""
+def put_reading(model: Path, tokenizer: Tokenizer, text: str, length: int) -> None:
+    """The tokenizer.json beside a model that it makes the ids of, and as much of the text as is read for the `length`
+    tokens that the model takes."""
+    read = text[: tokenizer.characters(length)]
     write_beside(model.with_name("tokenizer.json"), lambda beside: beside.write_bytes(tokenizer.data))
+    write_beside(model.with_name(TEXT), lambda beside: beside.write_bytes(read.encode()))
 
 
 class ReadingMeter:
-    """`meter` of a target that is this host, with the tokenizer beside each model, on `text`: one of usual length."""
+    """`meter` of a target that is this host, with the tokenizer beside each model, on the text beside it."""
 
-    def __init__(self, meter: Meter, target: Target, text: str):
-        self.meter, self.target, self.text = meter, target, text
-        self.known: dict[bytes, Measurement] = {}
+    def __init__(self, meter: Meter, target: Target):
+        self.meter, self.target = meter, target
+        self.known: dict[tuple[bytes, bytes], Measurement] = {}
 
     @property
     def host(self) -> str:
@@ -65,17 +69,17 @@ class ReadingMeter:
         timed = [one for one in figures if one.quantity in TOGETHER]
         if not timed:
             return list(figures)
-        data = model.with_name("tokenizer.json").read_bytes()
-        if data not in self.known:
-            self.known[data] = self.time_tokenizer(data, timed[0])
-        reading = self.known[data]
+        beside = (model.with_name("tokenizer.json").read_bytes(), model.with_name(TEXT).read_bytes())
+        if beside not in self.known:
+            self.known[beside] = self.time_tokenizer(*beside, timed[0])
+        reading = self.known[beside]
         bare = [replace(one, quantity=FILE) for one in timed if one.quantity == "latency_ms"]
         return [*(add(one, reading) if one in timed else one for one in figures), *bare, reading]
 
-    def time_tokenizer(self, data: bytes, like: Measurement) -> Measurement:
+    def time_tokenizer(self, data: bytes, read: bytes, like: Measurement) -> Measurement:
         """tokenizer_ms: the median of samples, each the mean of enough runs for `SAMPLE_SECONDS`."""
         encode = open_tokenizer(data).opened.encode
-        texts = [self.text] * int(self.target.options.get("batch", 1))
+        texts = [read.decode()] * int(self.target.options.get("batch", 1))
 
         def run(times: int) -> float:
             start = time.thread_time()  # of the processor alone, so that other work on the host does not count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 from family.doors import is_reference
 from family.errors import mistake
 from family.suggest import did_you_mean
+from family.tasks.labels import FEW_VALUES, wants_regression
 from family.tasks.options import DataOptions, Source
 from family.tasks.sources import (
     is_hugging_face,
@@ -33,6 +35,7 @@ TABLES = (".jsonl", ".csv", ".parquet")
 COLUMNS = ("text", "sentence", "document", "content", "body")  # taken where data.text names none
 ENDINGS = (".txt",)
 SEPARATOR = " \x1e "  # between columns read as one: a record separator, which texts do not hold
+SPELT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 LONGEST = 100_000  # characters that are kept of a text
 Columns = Mapping[str, Sequence[Any]]
 
@@ -81,7 +84,7 @@ def from_columns(columns: Columns, options: DataOptions) -> Source:
     if label in rest:
         known = np.array([not is_missing_label(value) for value in rest[label]])
         known &= True if split is None else is_known(split, options)
-        labels, names = read_label_column(rest[label], known)
+        labels, names = read_label_column(rest[label], known, wants_regression(options))
     said = f"task: text, {len(texts)} rows of {' and '.join(named)}"
     return Source(
         "text",
@@ -144,8 +147,12 @@ def is_missing_label(value: Any) -> bool:
     return is_missing(value) if np.ndim(value) == 0 else False
 
 
-def read_label_column(values: Sequence[Any], known: np.ndarray) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Labels (rows,), or (rows, k) of lists: 0 and 1 of lists of class names, whose names come sorted beside them."""
+def read_label_column(
+    values: Sequence[Any], known: np.ndarray, as_values: bool = False
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Labels (rows,), or (rows, k) of lists: 0 and 1 of lists of class names, whose names come sorted beside them.
+    Text that spells numbers, as all cells of a .csv do, is numbers where a regression is wanted (`as_values`), or where
+    they are broken and too many for classes."""
     lists = [value for value, here in zip(values, known, strict=True) if here and np.ndim(value) == 1]
     if any(isinstance(one, str) for value in lists for one in value):
         return read_name_lists(values, known)
@@ -153,11 +160,21 @@ def read_label_column(values: Sequence[Any], known: np.ndarray) -> tuple[np.ndar
     if lists:
         return stack_lists(pd.Series(plain), known), None
     told = [value for value, here in zip(values, known, strict=True) if here]
+    spelt = spell_out(told)
+    if spelt and (as_values or (len(set(spelt)) > FEW_VALUES and any(value % 1 for value in spelt))):
+        told = spelt
     if told and all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in told):
         found = np.full(len(values), np.nan)
         found[known] = told
         return found, None
     return np.array([str(value) if here else "" for value, here in zip(values, known, strict=True)]), None
+
+
+def spell_out(told: Sequence[Any]) -> list[float]:
+    """The numbers that text spells; none where any does not."""
+    if not all(isinstance(value, str) and SPELT.fullmatch(value.strip()) for value in told):
+        return []
+    return [float(value) for value in told]
 
 
 def read_name_lists(values: Sequence[Any], known: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,14 @@ class Tokenizer:
     @cached_property
     def opened(self) -> Any:
         return import_tokenizers().Tokenizer.from_buffer(self.data)
+
+    @property
+    def special(self) -> dict[str, int]:
+        """Tokens that no text gives, by name; of one of ours the one of nothing alone."""
+        if self.opened.id_to_token(NOTHING) == SPECIALS[1]:
+            return {SPECIALS[1]: NOTHING}
+        added = json.loads(self.data)["added_tokens"]
+        return {token["content"]: int(token["id"]) for token in added if token["special"]}
 
     def characters(self, length: int) -> int:
         """How many characters of a text are read where `length` tokens are wanted; the rest is not looked at."""
@@ -211,20 +219,6 @@ def open_tokenizer(data: bytes) -> Tokenizer:
     )
 
 
-def doubts_of(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """What a student cannot tell: text with id 0, which it takes for padding."""
-    parts = json.loads(tokenizer.data)
-    special = {token["id"]: token["content"] for token in parts["added_tokens"] if token["special"]}
-    name = tokenizer.opened.id_to_token(PAD)
-    if PAD in special or name in (*SPECIALS, None):
-        return ()
-    return (f"the tokenizer's id 0 is {name!r}, no padding: students read over it as if it were not there",)
-
-
-def in_pieces(texts: Sequence[str], size: int = 1000) -> Iterator[Sequence[str]]:
-    yield from (texts[start : start + size] for start in range(0, len(texts), size))
-
-
 __all__ = [
     "LEAST",
     "NOTHING",
@@ -232,8 +226,6 @@ __all__ = [
     "Merges",
     "Tokenizer",
     "cut",
-    "doubts_of",
-    "in_pieces",
     "list_merges",
     "open_tokenizer",
     "parts_of",
