@@ -50,7 +50,7 @@ def list_changes(job: Job, task: Task) -> dict[str, Change]:
     if isinstance(front, SeriesFront):
         return series_changes(task)
     if isinstance(front, TextFront):
-        return text_changes(front)
+        return text_changes(task, front)
     return {"noise": partial(draw_noise, see_ranges(task)), "inputs of other rows each": mix_columns}
 
 
@@ -126,8 +126,10 @@ def series_changes(task: Task) -> dict[str, Change]:
     }
 
 
-def text_changes(front: TextFront) -> dict[str, Change]:
+def text_changes(task: Task, front: TextFront) -> dict[str, Change]:
     """Texts keep their lengths, and with them their padding."""
+    batches = raw_batches(task, "val", np.arange(min(SEEN_ROWS, task.rows("val"))))
+    seen = np.concatenate([batch["input_ids"][batch["input_ids"] != front.pad] for batch in batches])
 
     def change(make: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]) -> Change:
         def apply(rows: Rows, generator: np.random.Generator) -> Rows:
@@ -144,7 +146,7 @@ def text_changes(front: TextFront) -> dict[str, Change]:
     return {
         "tokens at random": change(lambda ids, _, generator: draw(ids, generator, len(ids))),
         "one token throughout": change(lambda ids, row, generator: draw(ids, generator, int(row.max()) + 1)[row]),
-        "tokens of other texts each": change(lambda ids, _, generator: generator.permutation(ids)),
+        "tokens of other texts each": change(lambda ids, _, generator: generator.choice(seen, len(ids))),
     }
 
 

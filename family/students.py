@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from export import Runner, apply_front, check_parity, describe
+from export import Runner, TextFront, apply_front, check_parity, describe
 from family import spaces
 from family.candidates import CALIBRATION_ROWS, candidate_folder, export_graphs, opset
 from family.job import Job
@@ -166,8 +166,9 @@ def check_graph(job: Job, task: Task, precision: str, path: Path, module: nn.Mod
 
 
 def in_batches(task: Task, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows whose raw inputs go through a file together; one at a time where raw shapes vary."""
-    size = 1 if task.ragged else rows_at_once(task)
+    """Rows whose raw inputs go through a file together; one at a time where raw shapes vary, and so texts: as an app
+    asks, for what else is in a batch pads them, and changes how int8-dynamic rounds."""
+    size = 1 if task.ragged or isinstance(task.front, TextFront) else rows_at_once(task)
     yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 

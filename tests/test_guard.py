@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -423,15 +424,19 @@ def test_the_report_says_what_is_caught_and_why_one_is_off(entry: dict) -> None:
     assert show_guard(Run({"budgets": {"old": {"status": "kept"}}}, *[None] * 3, {})) is None
 
 
-def test_texts_keep_their_padding_in_every_probe() -> None:
+def test_texts_keep_their_padding_in_every_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.array([[5, 6, 7, 8], [9, 9, 0, 0], [3, 0, 0, 0]])
-    for name, change in probes.text_changes(TextFront(4, 300)).items():
+    seen = [{"input_ids": np.array([[20, 21, 0]])}, {"input_ids": np.array([[22, 23, 24, 25]])}]
+    monkeypatch.setattr(probes, "raw_batches", lambda *given: iter(seen))
+    for name, change in probes.text_changes(SimpleNamespace(rows=lambda split: 2), TextFront(4, 300)).items():
         made = change({"input_ids": ids}, np.random.default_rng(0))["input_ids"]
         assert np.array_equal(made == 0, ids == 0), name
         assert made.dtype == ids.dtype
         assert made.max() < 300
         if name == "one token throughout":
             assert len(set(made[0])) == 1
+        if name == "tokens of other texts each":
+            assert set(made[made != 0]) <= set(range(20, 26))
         assert not np.array_equal(made, ids)
 
 
