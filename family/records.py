@@ -505,7 +505,7 @@ def card(job: Job, name: str, entry: Mapping[str, Any], words: Mapping[str, Any]
 A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} parameters, {entry["precision"]}.
 
 - {measure} on {job.task.rows("test")} held-out test rows: {test["value"]:.4f}
-  (95 % interval {test["low"]:.4f} to {test["high"]:.4f})
+  (95 % interval {say_ends(test)})
 - against the same student trained on labels alone: {say_verdict(entry)}{say_gap(control)}
 {card_words(entry, words)}{limits}
 
@@ -515,6 +515,11 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
   {job.task.rows("transfer")} unlabelled rows.
 - Inputs unlike those give confident answers that mean nothing. Scores hold for data like the test rows.
 {card_guard(entry)}"""
+
+
+def say_ends(interval: Mapping[str, float]) -> str:
+    known = np.isfinite([interval["low"], interval["high"]]).all()
+    return f"{interval['low']:.4f} to {interval['high']:.4f}" if known else "unknown"
 
 
 def card_words(entry: Mapping[str, Any], words: Mapping[str, Any]) -> str:
@@ -553,7 +558,7 @@ def summary_table(family: Mapping[str, Any]) -> str:
                 "budget": name,
                 "status": "kept",
                 "student": f"{entry['id']} {entry['precision']}",
-                f"test {family['score']['name']}": f"{test['value']:.4f} ({test['low']:.4f} to {test['high']:.4f})",
+                f"test {family['score']['name']}": f"{test['value']:.4f} ({say_ends(test)})",
                 **{
                     quantity: format(costs[quantity]["measured"], form)
                     for quantity, form in TOLD.items()
