@@ -121,6 +121,14 @@ def test_students_have_all_of_the_teachers_tokens_and_no_others(folder, vocabula
         open_with(folder, SPEC.replace("context: 16", f"context: 16, vocabulary: {vocabulary}"))
 
 
+@pytest.mark.parametrize("space", ["mlp", "encoder", "static", "s.py:mine"])
+def test_a_language_model_s_students_are_decoders(folder, space):
+    (folder / "s.py").write_text("def mine():\n    return {'dims': {'width': [8, 16]}, 'build': None}\n")
+    text = SPEC[: SPEC.index("students")] + f"students: {{space: {space}}}\nbudgets: {{best: {{target: cpu}}}}\n"
+    with pytest.raises(Mistakes, match=f"students.space: must be decoder for task: lm. Got {space}."):
+        open_with(folder, text)
+
+
 def test_a_vocabulary_that_breaks_a_budget_alone_is_said_before_training(folder):
     with pytest.raises(Mistakes) as told:
         open_with(folder, SPEC.replace("{best: {target: cpu}}", "{small: {target: cpu, size_kb: 4}}"))
