@@ -93,6 +93,8 @@ def test_what_is_kept_of_the_teacher_names_the_training(folder):
     names = {open_with(folder, f"{SPEC}distill: {{{given}}}\n")[0].taught_by for given in ("draws: 16", "draws: 64",
              "soft_targets: top", "soft_targets: live")}  # fmt: skip
     assert len(names) == 4
+    other = open_with(folder, f"seed: 5\n{SPEC}distill: {{draws: 16}}\n")[0].taught_by
+    assert other not in names  # other draws
 
 
 @pytest.mark.parametrize(
