@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from family.train import pick_device
 from family.types import Store, StudentSpace, Task, Teacher
 
 Show = Callable[[str], None]
+ASKED = "asked.json"  # in the run folder: which of a teacher's answers it was built of
 TEACHERS = "teachers"  # in the cache folder: those that a run trained
 BEGIN_FROM_TEACHER = ("static", "encoder")  # spaces whose token embeddings may
 STORED = ("int8-weights", "fp16-weights")  # precisions that suit whatever a space builds
@@ -162,7 +163,7 @@ def open_job(
 ) -> Job:
     """Open data, teacher, space and targets; raises Mistakes with what does not fit, before any work. `may_train`:
     the built-in teacher, where no run has trained it yet."""
-    task, teacher = open_data(spec, cache, show, watch, may_train)
+    task, teacher = open_data(spec, folder, cache, show, watch, may_train)
     space = open_students(spec, task)
     if loaded := spaces.find_loaded(space, task):
         show(f"note: {len(loaded)} pretrained weights of {space.name} are kept, in students and controls alike")
@@ -185,15 +186,15 @@ def open_students(spec: Spec, task: Task) -> StudentSpace:
     return space
 
 
-def open_data(spec: Spec, cache: Path, show: Show, watch: Watch, may_train: bool) -> tuple[Task, Teacher]:
+def open_data(spec: Spec, folder: Path, cache: Path, show: Show, watch: Watch, may_train: bool) -> tuple[Task, Teacher]:
     """The task and its teacher; a language model comes first, since it brings the tokenizer, and one that returns only
-    text when nothing else can be wrong, since it costs."""
+    text when nothing else can be wrong, since it costs. Which answers the run in `folder` was built of stays there."""
     options = data_options(spec)
     teachers = [replace(one, may_train=may_train) for one in teacher_options(spec)]
     if spec.task == "lm" and spec.teacher[0].asks is not None:
         questions = read_questions(options, asks_of(spec), cache / "data")
         open_students(spec, rehearse(questions))
-        ask = ask_all if may_train else ask_few
+        ask = partial(ask_all, built_of=folder / ASKED) if may_train else ask_few
         asked = ask(questions, cache / "answers", show, watch)
         task: Task = asked.task
         say_all(show, task.notes, task.warnings)

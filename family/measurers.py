@@ -33,8 +33,15 @@ def facts_of(job: Job, name: str) -> dict[str, Any] | None:
 
 
 def key_of(job: Job, name: str) -> list[str]:
-    """What figures on a target depend on beside the file: the target, this host, and what measures there."""
-    return [job.targets[name].id, job.host, str((facts_of(job, name) or {}).get("fingerprint", ""))]
+    """What figures on a target depend on beside the file: the target, this host, and what else measures there."""
+    return [job.targets[name].id, job.host, *others_of(job, name)]
+
+
+def others_of(job: Job, name: str) -> list[str]:
+    """What measures on a target where it is not this host's own runtime."""
+    if job.targets[name].transport == "local":
+        return []
+    return [str((facts_of(job, name) or {}).get("fingerprint", ""))]
 
 
 def place_of(job: Job, name: str) -> tuple[Path, list[Any]]:

@@ -29,7 +29,7 @@ from family.candidates import opset, parts_of, violation
 from family.deaths import Unmeasurable, try_measuring
 from family.features import count_features
 from family.job import Job, cost_limits
-from family.measurers import key_of
+from family.measurers import others_of
 from family.progress import Stage
 from family.run_folder import recall, remember
 from family.sampling import even_draws
@@ -110,7 +110,10 @@ def design(job: Job, targets: Sequence[str]) -> Sequence[Params]:
 
 def predictor_place(job: Job, students: Sequence[Params], targets: Sequence[str]) -> tuple[Path, list[Any]]:
     """Where the predictors are kept, and what they depend on."""
-    measured = {name: [*key_of(job, name), *(part for _, part in parts_of(job, [name]))] for name in targets}
+    measured = {
+        name: [job.targets[name].id, *others_of(job, name), *(part for _, part in parts_of(job, [name]))]
+        for name in targets
+    }
     drawn = [dict(s) for s in students]
     inputs = [job.student_id, job.precisions, opset(job), *job.fed_by, measured, job.host, drawn]
     return job.folder / "measuring" / "predictors.json", inputs

@@ -534,7 +534,8 @@ def card_words(entry: Mapping[str, Any], words: Mapping[str, Any]) -> str:
     if not words:
         return ""
     told = " and ".join(
-        f"{one['test']['value']:.4f} on {'labels' if taught == 'labels' else 'the answers of the teacher'}"
+        f"{one['test']['value']:.4f} on {'labels' if taught == 'labels' else 'the answers of the teacher'} "
+        f"({one['size_kb']:.0f} kB)"
         for taught, one in words.items()
     )
     return f"- TF-IDF with a linear model: {told}{'. TF-IDF wins here' if entry['tfidf']['wins'] else ''}\n"

@@ -136,9 +136,9 @@ def defaults_of(space: StudentSpace, task: Task) -> dict[str, Any]:
 def fit_vocabulary(space: StudentSpace, task: Task) -> StudentSpace:
     """The space without vocabularies beyond what the texts gave."""
     dim = space.dims.get("vocabulary")
-    if dim is None or not isinstance(task, TextTask):
+    if dim is None or not isinstance(task, TextTask | LmTask) or (isinstance(task, LmTask) and task.shared):
         return space
-    most = task.front.vocabulary
+    most = task.front.vocabulary if isinstance(task, TextTask) else task.vocabulary
     if dim.choices is not None:
         fitting = Dim(choices=tuple(dict.fromkeys(min(size, most) for size in dim.choices)))
     else:

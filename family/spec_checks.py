@@ -7,7 +7,7 @@ over what has the wrong type, which is told elsewhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,37 @@ def check_asks(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         path = as_mapping(teacher).get("path") if isinstance(teacher, Mapping) else teacher
         by_text = isinstance(path, str) and path.startswith(("http://", "https://"))
         asks = isinstance(teacher, Mapping) and teacher.get("asks") is not None
+        if by_text:
+            from family.text.endpoint import check_url
+
+            yield from check_url(str(path))
         if by_text and not asks:
             yield Mistake(where, "returns only text: say in `asks` what it is asked, at least prompt and model.")
         if (by_text or asks) and raw.get("task") != "lm":
             yield Mistake("task", f"must be lm, as the teacher returns only text. Got {raw.get('task')!r}.")
         if (by_text or asks) and isinstance(given, list) and len(given) > 1:
             yield Mistake(where, "returns only text, which cannot be averaged with other teachers.")
+        if asks:
+            why = "is not for a teacher that returns only text"
+            yield from refuse(as_mapping(teacher), ("tokenizer",), where, why)
+            for part, names in NOT_OF_TEXT.items():
+                yield from refuse(as_mapping(raw.get(part)), names, part, why)
+        if raw.get("task") == "lm":
+            yield from refuse(as_mapping(teacher), OF_OUTPUTS, where, "is not for task: lm")
 
 
+def refuse(given: Mapping[str, Any], names: Iterable[str], where: str, why: str) -> Iterator[Mistake]:
+    """Keys that nothing would follow, unless they say nothing."""
+    for name in names:
+        if given.get(name) not in (None, "auto", 0):
+            yield Mistake(f"{where}.{name}", f"{why}. Leave it out.")
+
+
+OF_OUTPUTS = ("output", "gives", "preprocess", "classes")  # a teacher's keys about what it takes and gives
+NOT_OF_TEXT = {  # what only distributions over tokens could follow
+    "distill": ("draws", "soft_targets", "on_policy", "label_weight", "temperature"),
+    "students": ("tokenizer",),
+}
 TOKENS_ALONE = {"distill": ("draws", "soft_targets", "on_policy"), "students": ("tokenizer", "prompt_tokens")}
 
 

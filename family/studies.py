@@ -30,7 +30,7 @@ from family.deaths import try_measuring
 from family.engines import ENGINES, Judge
 from family.errors import RunFailed
 from family.job import Job, limits_of
-from family.measurers import key_of
+from family.measurers import others_of
 from family.run_folder import content_id, recall, remember
 from family.spec import Spec
 from family.storages import hide_password, open_storage
@@ -54,8 +54,8 @@ def storage_of(job: Job) -> BaseStorage:
 def study_id(job: Job, recipe: Training, engine: str, targets: Sequence[str]) -> str:
     """Stands for everything that a trial's values, constraint and costs depend on: what the input says, by which
     workers elsewhere find it, and what the main command found out on its host."""
-    measured = {name: key_of(job, name) for name in targets}
-    return f"{input_id(job)}-{content_id(training_id(job, recipe), engine, job.host, measured)}"
+    others = [other for name in targets for other in others_of(job, name)]
+    return f"{input_id(job)}-{content_id(training_id(job, recipe), engine, list(targets), job.host, *others)}"
 
 
 def input_id(job: Job) -> str:

@@ -141,8 +141,8 @@ def _compare_teacher(run: Run, name: str) -> dict[str, str] | None:
     gain = _find_gain(run, name, truth, ours, theirs)
     if gain is not None:
         line[f"Student − teacher{unit_of(run)}"] = _say_gain(run.score, gain)
-    if (run.family.get("data") or {}).get("kind") == "tokens":
-        return line  # what is kept of each row are sums over its positions
+    if (run.family.get("data") or {}).get("kind") in ("tokens", "embedding"):
+        return line  # sums over a row's positions; vectors of which the direction alone counts
     if not _has_classes(truth, run):
         apart = np.abs(ours - theirs)
         return line | {

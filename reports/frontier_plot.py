@@ -175,7 +175,9 @@ def _explain_marks(figure: Figure, run: Run, target: str) -> None:
         handles.append(Line2D([], [], color=MUTED, lw=1, ls=(0, (1, 2)), label="TF-IDF"))
     if any(_group_limits(run, target, q) for q in ("score", *COSTS)):
         handles.append(Line2D([], [], color=LIMIT, lw=1.1, ls=(0, (2, 2)), label="limit of a budget"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=8.5, handletextpad=0.5)
+    lines = 1 if len(handles) <= (8 if figure.get_figwidth() > 10 else 7) else 2
+    columns = -(-len(handles) // lines)
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=8.5, handletextpad=0.5)
 
 
 def _label_panel(axes: Axes, run: Run, target: str, cost: str, first: bool) -> None:

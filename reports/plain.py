@@ -60,8 +60,8 @@ def say_plain(run: Run, name: str) -> str:
     found = run.family.get("tfidf") or {}
     wins = gaps.get("wins")
     if wins:
-        best = say_interval(run.score, found[wins]["test"])
-        return f"TF-IDF wins here: {TAUGHT[wins]} it reaches {best} on test."
+        best, size = say_interval(run.score, found[wins]["test"]), say_cost("size_kb", found[wins]["size_kb"])
+        return f"TF-IDF wins here: {TAUGHT[wins]} it reaches {best} on test, with {size} of weights and words."
     level = [TAUGHT[taught] for taught in TAUGHT if taught in gaps and not is_better(gaps[taught])]
     if level:
         return f"no difference from TF-IDF {' and '.join(level)} is shown."

@@ -146,11 +146,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def answer(handler: Handler, one: Asked, text: str | None = None) -> None:
+def answer(handler: Handler, one: Asked, text: str | None = None, finish: str = "stop") -> None:
     text = handler.server.say(one.prompt, one.body) if text is None else text
     choice = {"text": text} if "prompt" in one.body else {"message": {"role": "assistant", "content": text}}
     usage = {"prompt_tokens": len(one.prompt.split()), "completion_tokens": len(text.split())}
-    body = {"choices": [{**choice, "finish_reason": "stop"}], "usage": usage}
+    body = {"choices": [{**choice, "finish_reason": finish}], "usage": usage}
     handler.reply(200, json.dumps(body).encode())
 
 
@@ -214,6 +214,7 @@ FAULTS: dict[str, Callable[[Handler, Asked], None]] = {
     "number": lambda handler, one: handler.reply(200, b'{"choices": [{"message": {"content": 3}, "text": 3}]}'),
     "empty": lambda handler, one: answer(handler, one, ""),
     "space": lambda handler, one: answer(handler, one, " \n"),
+    "length": lambda handler, one: answer(handler, one, "It is an", "length"),
     "large": lambda handler, one: answer(handler, one, "a" * 10_000_000),
     "large untold": pour,
     "redirect": lambda handler, one: handler.reply(307, b"", Location="/elsewhere"),

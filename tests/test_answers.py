@@ -135,6 +135,14 @@ def test_empty_text_is_refused_by_the_filters_and_never_asked_again(tmp_path):
     assert 3 not in [one.prompt for one in found.kept]
 
 
+def test_text_that_ends_at_the_most_tokens_is_refused_and_never_asked_again(tmp_path):
+    with start_endpoint(lambda prompt, nth: "length" if prompt == PROMPTS[3] else "") as server:
+        for _ in range(2):
+            found, _ = collect(quick(server.url, filters=FilterOptions()), tmp_path)
+    assert len(server.asked) == 12
+    assert found.refused == {"cut off": 1}
+
+
 def test_an_endpoint_that_is_away_ends_the_run_which_goes_on_later(tmp_path):
     with start_endpoint(lambda prompt, nth: "500" if nth < 2 else "") as server:
         with pytest.raises(RunFailed, match=r"no answer to 10 requests in a row; the last: HTTP 500"):

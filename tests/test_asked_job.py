@@ -8,7 +8,7 @@ from test_asked_task import KINDS, say_kind, write_rows
 
 from family.build import build
 from family.errors import Mistakes
-from family.job import asks_of, open_job
+from family.job import ASKED, asks_of, open_job
 from family.spec import read_spec
 from family.text.answers import TERMS
 from family.text.text_teacher import TextTeacher
@@ -57,6 +57,23 @@ def endpoint(tmp_path, monkeypatch):
         (("model: m", "model: m, at_once: 0"), "teacher.asks.at_once: must be above 0. Got 0"),
         (("model: m", "model: m, form: chats"), "teacher.asks.form: must be"),
         (("model: m", "model: m, top_p: 1.5"), "teacher.asks.top_p"),
+        (("  asks:", "  tokenizer: t.json\n  asks:"), "teacher.tokenizer: is not for a teacher that returns only"),
+        (("  asks:", "  gives: logits\n  asks:"), "teacher.gives: is not for task: lm. Leave it out."),
+        (
+            ("{space: decoder", "{tokenizer: t.json, space: decoder"),
+            "students.tokenizer: is not for a teacher that returns",
+        ),
+        (("budgets:", "distill: {draws: 16}\nbudgets:"), "distill.draws: is not for a teacher that returns"),
+        (
+            ("budgets:", "distill: {soft_targets: x}\nbudgets:"),
+            "distill.soft_targets: is not for a teacher that returns",
+        ),
+        (("budgets:", "distill: {on_policy: 0.5}\nbudgets:"), "distill.on_policy: is not for a teacher that returns"),
+        (
+            ("budgets:", "distill: {label_weight: 0.5}\nbudgets:"),
+            "distill.label_weight: is not for a teacher that returns",
+        ),
+        (("budgets:", "distill: {temperature: 2}\nbudgets:"), "distill.temperature: is not for a teacher that returns"),
     ],
 )
 def test_mistakes_in_the_file(change, said, tmp_path):
@@ -64,6 +81,14 @@ def test_mistakes_in_the_file(change, said, tmp_path):
     with pytest.raises(Mistakes) as found:
         read_spec(write_file(tmp_path, "http://127.0.0.1:9/v1", change))
     assert said in str(found.value)
+
+
+@pytest.mark.parametrize("url", ["http://me:hunter2@host/v1", "https://host/v1?api_key=hunter2"])
+def test_a_secret_in_the_url_is_refused_before_anything_is_written(url, tmp_path):
+    write_rows(tmp_path)
+    with pytest.raises(Mistakes, match=r"teacher.path: must hold no user, password or query") as found:
+        read_spec(write_file(tmp_path, url))
+    assert "hunter2" not in str(found.value)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +141,30 @@ def test_answers_are_asked_for_once_whoever_opens_the_job(tmp_path, endpoint):
     assert first.soft_targets().has == {"answers"}
 
 
+def test_a_run_stays_with_the_answers_that_it_was_built_of(tmp_path, endpoint):
+    first = "thing 3 of"  # given up in the first run, and answered in every other
+    endpoint.plan = lambda prompt, nth: "404" if first in prompt and nth == 0 else ""
+    spec = read_spec(write_file(tmp_path, endpoint.url))
+    a, again, b, later = (
+        open_job(spec, tmp_path / name, tmp_path / "cache", lambda line: None) for name in ("a", "a", "b", "a")
+    )
+    assert len(endpoint.asked) == 61
+    assert a.teacher.fingerprint == again.teacher.fingerprint == later.teacher.fingerprint != b.teacher.fingerprint
+    assert again.teacher.asked.answers.unanswered == a.teacher.asked.answers.unanswered != {}
+    (tmp_path / "a" / ASKED).unlink()
+    fresh = open_job(spec, tmp_path / "a", tmp_path / "cache", lambda line: None)
+    assert fresh.teacher.fingerprint == b.teacher.fingerprint
+
+
+def test_a_run_whose_answers_are_gone_asks_again_once(tmp_path, endpoint):
+    spec = read_spec(write_file(tmp_path, endpoint.url))
+    open_job(spec, tmp_path / "run", tmp_path / "cache", lambda line: None)
+    endpoint.plan = lambda prompt, nth: "404" if "thing 3 of" in prompt else ""
+    for _ in range(2):
+        open_job(spec, tmp_path / "run", tmp_path / "new", lambda line: None)
+    assert len(endpoint.asked) == 120
+
+
 def test_any_client_by_a_users_function(tmp_path):
     write_rows(tmp_path)
     (tmp_path / "mine.py").write_text(
@@ -137,7 +186,8 @@ def test_a_dry_run_asks_eight_and_writes_no_key(tmp_path, endpoint):
     said: list[str] = []
     spec = read_spec(write_file(tmp_path, endpoint.url))
     open_job(spec, tmp_path / "run", tmp_path / "cache", said.append, may_train=False)
-    assert len(endpoint.asked) == 8
+    open_job(spec, tmp_path / "run", tmp_path / "cache", said.append, may_train=False)
+    assert len(endpoint.asked) == 8  # and none by the second
     assert any("60 requests" in line for line in said)
     assert not find_in_files(tmp_path, KEY)
     assert KEY not in "".join(said)

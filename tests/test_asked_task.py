@@ -6,11 +6,13 @@ import csv
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_endpoint import start_endpoint
 
 from family.errors import Mistakes
 from family.progress import watch_nothing
+from family.spaces import open_space
 from family.tasks.asked_task import Asks, ask_all, ask_few, read_questions, rehearse
 from family.tasks.options import DataOptions
 from family.text.endpoint import EndpointOptions
@@ -98,6 +100,20 @@ def test_how_often_the_answers_are_the_labels(tmp_path):
     assert 0 < len(right) < len(known)
 
 
+def test_labels_are_what_the_teacher_would_say(tmp_path):
+    options = write_rows(tmp_path)
+    kinds = [None if i == 4 else ("plant ", "Animal")[i % 2] for i in range(60)]
+    numbers = [None if i == 4 else i % 3 for i in range(60)]  # floats in the file, for its gap
+    glosses = [f"thing {i} of many" for i in range(60)]
+    frame = pd.DataFrame({"gloss": glosses, "kind": kinds, "number": numbers})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    asked = asks("http://127.0.0.1:9/v1", tmp_path)
+    for label, wanted in (("kind", {"plant", "animal", None}), ("number", {"0", "1", "2", None})):
+        read = read_questions(replace(options, path="rows.parquet", label=label), asked, tmp_path)
+        assert set(read.labels) == wanted
+        assert [i for i, one in enumerate(read.labels) if one is None] == [4]
+
+
 def test_several_answers_each_are_a_lesson(tmp_path):
     with start_endpoint(say=say_kind) as server:
         one, _ = ask(write_rows(tmp_path), asks(server.url, tmp_path), tmp_path)
@@ -155,6 +171,23 @@ def test_prompts_that_the_context_does_not_hold_are_left_out_and_said(tmp_path):
     )
     assert "take more than the context of 64 tokens, and are left out" in found.task.warnings[-1]
     assert all((found.task.tokens[1] >= 0).any(1))
+
+
+def test_what_is_wrong_is_said_before_anything_is_asked(tmp_path):
+    options, asked = write_rows(tmp_path), asks("http://127.0.0.1:9/v1", tmp_path)
+    with pytest.raises(Mistakes, match=r"students.dims.context: leaves no row in train and .* context of 8 tokens"):
+        rehearse(read_questions(replace(options, context=8), asked, tmp_path))
+    with pytest.raises(Mistakes, match=r"students.dims.vocabulary: must be at least 258 .* Got 100."):
+        rehearse(read_questions(replace(options, vocabularies=(100, 300)), asked, tmp_path))
+
+
+def test_students_have_no_more_tokens_than_the_texts_gave(tmp_path):
+    options = replace(write_rows(tmp_path), vocabularies=(280, 2000))
+    task = rehearse(read_questions(options, asks("http://127.0.0.1:9/v1", tmp_path), tmp_path))
+    dims = {"width": 32, "depth": 1, "heads": 2, "feed": 2, "vocabulary": [280, 2000], "context": 64}
+    space = open_space("decoder", dims, tmp_path, task)
+    assert 280 < task.vocabulary < 2000
+    assert (space.dims["vocabulary"].low, space.dims["vocabulary"].high) == (280, task.vocabulary)
 
 
 def test_no_answer_that_is_kept(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from family.errors import Mistakes
-from family.text.filters import FilterOptions, Given, open_filters
+from family.text.filters import FilterOptions, Given, open_filters, open_learnt, open_validity
 
 
 def judge(options: FilterOptions, *texts: str, folder=None, rows=None) -> list[tuple[str, str]]:
@@ -21,6 +21,30 @@ def test_without_rules_all_but_empty_answers_stay():
 def test_lengths_are_characters_without_space_around():
     found = judge(FilterOptions(min_length=2, max_length=3), " a ", "ab", "😀😀😀 ", "abcd")
     assert [why for why, _ in found] == ["too short", "kept", "kept", "too long"]
+
+
+@pytest.mark.parametrize(
+    ("valid", "answer", "not_learnt"),
+    [
+        (r"Answer: (yes|no)", "Well. Answer: yes.", "maybe"),
+        (r"(?i)answer[(:]\s*(?P<kind>(a|b)\2|[)c]+)\)", "ANSWER(bb)", "ab"),
+        (r"(?:It is|is)(?# a (word) \(?(\w+)", "It is (green)", "two words"),
+        (r"=( \d+)", "3 + 4 = 7", "7"),
+        (r"yes|no", "Oh yes", "maybe"),
+        (["Yes", "no"], "yes!", "maybe"),
+    ],
+)
+def test_what_students_say_is_judged_by_what_they_learn(valid, answer, not_learnt):
+    learnt = open_validity(valid)(answer)
+    assert learnt
+    assert open_learnt(valid)(learnt) == learnt
+    assert open_learnt(valid)(not_learnt) is None
+
+
+def test_an_answer_that_was_cut_off_stays_only_where_what_is_taken_of_it_is_whole():
+    given = [Given(0, "", "Yes, it is", "length"), Given(1, "", "Yes, it is so.", "stop"), Given(2, "", "Yes.")]
+    verdicts = [[one.why for one in open_filters(FilterOptions(valid=v), None)[0](given)] for v in (None, "Yes")]
+    assert verdicts == [["cut off", "kept", "kept"], ["kept"] * 3]
 
 
 def test_allowed_answers_are_told_apart_without_case_and_punctuation():

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from family.tasks import DataOptions, open_task
 from family.tasks.lm_task import LmTask, cut_document, doubt_start, start_of
 from family.teachers import teacher_score
 from family.text.decoder import DecoderStudent, as_blocks, shape_of
+from family.text.documents import read_documents
 from family.text.tokenizer import open_tokenizer, train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "more", "cat", "😀", "naïve", "Ελλάδα"]
@@ -114,6 +116,11 @@ def test_documents_do_not_straddle_splits(task):
         (lambda p: (p / "d.txt").write_text("\n \n"), {}, "holds no text"),
         (lambda p: (p / "d.jsonl").write_text('{"text": "a"}\n{oops\n'), {}, "Line 2"),
         (lambda p: (p / "d.jsonl").write_text('{"txt": "a"}\n'), {"text": ("text",)}, "Did you mean 'txt'?"),
+        (
+            lambda p: (p / "d.jsonl").write_text('{"text": "a"}\n{"text": "b\\ud800"}\n'),
+            {},
+            "data.path: must hold valid Unicode. Row 1 of d.jsonl has half a character at place 1.",
+        ),
         (lambda p: (p / "d.md").write_text("a"), {}, "must be a .txt file, a folder of .txt files"),
         (lambda p: (p / "d.txt").write_text("a"), {"label": "y"}, "is not for task: lm, whose labels"),
         (lambda p: (p / "d.txt").write_text("a"), {"score": "accuracy"}, "must be bits_per_byte"),
@@ -133,6 +140,14 @@ def test_documents_of_a_table(tmp_path):
     task = open_task(DataOptions("d.jsonl", tmp_path, task="lm", group="who"), tmp_path / "cache")
     assert "30 documents" in task.notes
     assert "1 empty documents are left out" in task.warnings
+
+
+def test_missing_text_is_no_document(tmp_path):
+    texts = [f"{' '.join(WORDS)} {i}" for i in range(30)]
+    pd.DataFrame({"text": [*texts, float("nan"), None]}).to_parquet(tmp_path / "d.parquet")
+    source = read_documents(DataOptions("d.parquet", tmp_path, task="lm"), tmp_path / "cache")
+    assert source.columns["text"].tolist() == texts
+    assert source.warnings == ("2 empty documents are left out",)
 
 
 def test_a_tokenizer_that_is_brought_stays_whole(tmp_path):

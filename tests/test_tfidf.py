@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -16,6 +17,7 @@ from family.tasks import DataOptions, open_task
 from family.text.tfidf import decide, fit_linear, fit_tfidf, hold_against, open_counter, tfidf_outputs
 from family.types import SoftBatch
 from reports.plain import say_plain
+from reports.run_tables import Run
 
 
 def make_job(folder, **options):
@@ -96,6 +98,26 @@ def test_a_class_that_was_never_seen_cannot_win():
     assert said.shape == (4, 4)
     assert set(said.argmax(1)) <= {0, 2}
     assert decide(None, 1, x, 3).argmax(1).tolist() == [1] * 4
+
+
+def test_the_report_says_who_wins_and_no_more_than_was_shown():
+    interval = {"value": 0.8, "low": 0.78, "high": 0.82}
+    found = {"test": interval, "val": interval, "rows": 10, "size_kb": 2000.0, "ms": 0.5}
+    gaps = {"worse": (-0.1, -0.2, -0.05), "level": (0.01, -0.01, 0.03), "better": (0.1, 0.05, 0.2)}
+    budgets = {
+        name: {
+            "status": "kept",
+            "tfidf": {"labels": dict(zip(("value", "low", "high"), gap, strict=True)), "wins": None},
+        }
+        for name, gap in gaps.items()
+    }
+    budgets["worse"]["tfidf"]["wins"] = "labels"
+    family = {"score": {"name": "accuracy"}, "budgets": budgets, "tfidf": {"labels": found}}
+    run = Run(family, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
+    said = {name: say_plain(run, name) for name in budgets}
+    assert said["worse"].startswith("TF-IDF wins here: on labels it reaches 80.0 % (78.0–82.0) on test, with 2.00 MB")
+    assert said["level"] == "no difference from TF-IDF on labels is shown."
+    assert said["better"] == "better than TF-IDF, on labels and on the teacher's answers."
 
 
 def test_a_gap_without_an_interval_is_no_gain():

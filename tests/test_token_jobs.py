@@ -177,6 +177,14 @@ def test_a_key_that_nothing_would_follow_is_refused(folder, task, old, new, said
     assert f"{said}{task}. Leave it out" in str(told.value)
 
 
+@pytest.mark.parametrize("key", ["output: a", "gives: logits", "preprocess: {scale: 2}", "classes: [a, b]"])
+def test_what_is_about_a_teachers_outputs_is_not_for_a_language_model(folder, key):
+    (folder / "u.yaml").write_text(SPEC.replace("teacher: t.py:bigrams", f"teacher: {{path: t.py:bigrams, {key}}}"))
+    with pytest.raises(Mistakes) as told:
+        read_spec(folder / "u.yaml")
+    assert f"teacher.{key.split(':')[0]}: is not for task: lm. Leave it out." in str(told.value)
+
+
 def test_further_text_is_no_transfer_pool_of_a_language_model(folder):
     (folder / "u.yaml").write_text(SPEC.replace("data: text", "data: {path: text, transfer: text}"))
     with pytest.raises(Mistakes) as told:

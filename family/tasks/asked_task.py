@@ -21,9 +21,10 @@ from family.run_folder import content_id
 from family.tasks.lm_task import CONTEXT, SPLITS, LmTask, cut_document, pick_tokenizer, start_of
 from family.tasks.options import DataOptions, Source
 from family.tasks.splits import split_rows
-from family.text.answers import Answers, collect_answers
+from family.text.answers import Answers, collect_answers, keep_answers
 from family.text.documents import read_documents
 from family.text.endpoint import EndpointOptions
+from family.text.filters import open_validity
 from family.text.prompts import fill_template, read_prompts
 from family.text.tokenizer import Tokenizer, cut
 from family.types import Split
@@ -91,8 +92,7 @@ def read_questions(options: DataOptions, asks: Asks, cache: Path) -> Questions:
     source = read_documents(options, cache)
     splits, notes, doubts = split_rows(source, options, np.zeros(source.rows, np.int64), stratify=False)
     prompts = fill_template(asks.template, {name: list(values) for name, values in source.columns.items()})
-    labels = [str(label) if known else None for label, known in zip(source.labels, source.known, strict=True)]
-    labels = labels if options.label else [None] * source.rows
+    labels = read_labels(source, asks) if options.label else [None] * source.rows
     more = read_prompts(asks.more, asks.endpoint.folder) if asks.more is not None else ()
     further = np.arange(source.rows, source.rows + len(more))
     rows: dict[Split, np.ndarray] = {split: splits[split] for split in SPLITS}
@@ -110,27 +110,50 @@ def read_questions(options: DataOptions, asks: Asks, cache: Path) -> Questions:
     )
 
 
+def read_labels(source: Source, asks: Asks) -> list[str | None]:
+    """As the teacher would say them: where `valid` lists the answers allowed, a label among them is that answer."""
+    valid = asks.endpoint.filters.valid
+    take = str if valid is None or isinstance(valid, str) else open_validity(valid)
+    known = zip(map(str, source.labels), source.known, strict=True)
+    return [(take(label) or label) if here else None for label, here in known]
+
+
 def rehearse(questions: Questions) -> LmTask:
     """The task as it would be were every answer the label, or the prompt again: for what can be told before the
-    teacher is asked."""
-    return put_together(questions, stand_ins(questions))
+    teacher is asked. Raises Mistakes where a split is empty even so."""
+    task = put_together(questions, stand_ins(questions))
+    empty = [split for split in SPLITS if not task.rows(split)]
+    if empty:
+        doubts = task.warnings[len(questions.warnings) :]
+        where, why = ("students.dims.context", f": {'; '.join(doubts)}") if doubts else ("data.label", "")
+        raise mistake(where, f"leaves no row in {' and '.join(empty)}{why}.")
+    return task
 
 
 def stand_ins(questions: Questions) -> dict[int, list[str]]:
     return {i: [questions.labels[i] or questions.prompts[i]] for i in questions.order.tolist()}
 
 
-def ask_all(questions: Questions, folder: Path, show: Callable[[str], None], watch: Watch) -> Asked:
-    """Ask the teacher about every row, and put the task together. `folder`: of the answers.
+def ask_all(
+    questions: Questions,
+    folder: Path,
+    show: Callable[[str], None],
+    watch: Watch,
+    built_of: Path | None = None,
+) -> Asked:
+    """Ask the teacher about every row, and put the task together. `folder`: of the answers. `built_of`: where it is
+    written of which answers; a later call with it asks nothing, and gives the same task.
 
     Raises Mistakes with what is wrong, RunFailed where the endpoint is away.
     """
-    answers, given = ask(questions, questions.order, folder, show, watch)
+    answers, given = ask(questions, questions.order, folder, show, watch, built_of=built_of)
     task = put_together(questions, given)
     empty = [split for split in SPLITS if not task.rows(split)]
     if empty:
         said = f"of {len(questions.order)} prompts {len(given)} have an answer that was kept"
         raise mistake("teacher", f"leaves no row in {' and '.join(empty)}: {'; '.join([said, *task.warnings])}.")
+    if built_of is not None:
+        keep_answers(built_of, answers)
     return Asked(task, answers, {row: texts[0] for row, texts in given.items()}, questions)
 
 
@@ -150,12 +173,13 @@ def ask(
     show: Callable[[str], None],
     watch: Watch,
     most: int | None = None,
+    built_of: Path | None = None,
 ) -> tuple[Answers, dict[int, list[str]]]:
     """The answers to the prompts of `rows`, and those that were kept of each. A teacher's answers lie apart from
     another's."""
     endpoint = questions.asks.endpoint
     place = folder / content_id(endpoint.url.rstrip("/"), endpoint.model)
-    answers = collect_answers(endpoint, [questions.prompts[i] for i in rows], place, show, watch, most)
+    answers = collect_answers(endpoint, [questions.prompts[i] for i in rows], place, show, watch, most, built_of)
     given: dict[int, list[str]] = {}
     for one in answers.kept:
         given.setdefault(int(rows[one.prompt]), []).append(one.value)

@@ -24,7 +24,7 @@ from family.tasks.options import DataOptions
 from family.tasks.splits import split_rows
 from family.text.decoder import shape_of
 from family.text.documents import read_documents
-from family.text.tokenizer import Tokenizer, cut, open_tokenizer, train_tokenizer
+from family.text.tokenizer import LEAST, Tokenizer, cut, open_tokenizer, train_tokenizer
 from family.types import Kind, Split
 from reports import SCORES, Score
 
@@ -213,12 +213,16 @@ def doubt_intervals(rows: Mapping[Split, np.ndarray], groups: np.ndarray) -> tup
 
 
 def pick_tokenizer(options: DataOptions, train: Sequence[str]) -> tuple[Tokenizer, str]:
-    """The teacher's, or one trained on train to the largest vocabulary that students may have."""
+    """The teacher's, or one trained on train to the largest vocabulary that students may have. Raises Mistakes for one
+    that cannot hold every byte."""
     if options.tokenizer is not None:
         tokenizer = open_tokenizer(options.tokenizer)
         return tokenizer, f"tokenizer: the teacher's, {tokenizer.size} tokens"
-    wanted = max(options.vocabularies or (VOCABULARY,))
-    tokenizer = train_tokenizer(train, wanted)
+    asked = options.vocabularies or (VOCABULARY,)
+    if min(asked) < LEAST:
+        said = f"must be at least {LEAST} (256 bytes, padding, nothing). Got {min(asked)}."
+        raise mistake("students.dims.vocabulary", said)
+    tokenizer = train_tokenizer(train, max(asked))
     return tokenizer, f"tokenizer: byte-level BPE trained on train, {tokenizer.size} tokens"
 
 

@@ -18,7 +18,7 @@ from family.run_folder import remember
 from family.students import export_trained, trained_folder
 from family.tasks.asked_task import Asked, groups_of
 from family.tasks.lm_task import NOTHING_TO_LEARN, LmTask
-from family.text.filters import open_validity
+from family.text.filters import open_learnt
 from family.text.text_teacher import TextTeacher
 from family.types import Split, Training
 from reports import SCORES, difference, score_interval
@@ -134,7 +134,7 @@ def answers_of(
     task = job.task.seen_by(params)
     inputs = [digest, task.fingerprint, job.teacher.fingerprint, VERSION]
     texts: list[str] = remember(path.with_name("answers.json"), inputs, lambda: write_answers(task, path, prompts))
-    take = open_validity(asked.questions.asks.endpoint.filters.valid)
+    take = open_learnt(asked.questions.asks.endpoint.filters.valid)
     return [take(text) or None for text in texts]
 
 

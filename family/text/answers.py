@@ -12,14 +12,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from family.errors import RunFailed
 from family.progress import Stage, Watch, watch_nothing
-from family.run_folder import content_id, explain_disk_trouble
+from family.run_folder import content_id, explain_disk_trouble, recall, remember
 from family.text.answer_store import FORMAT, AnswerStore, open_store
 from family.text.client import Client, Refused, Reply, open_client
 from family.text.endpoint import EndpointOptions, Request, check_endpoint, make_requests
@@ -54,7 +54,8 @@ class Answers:
     `asked`: requests sent by this call; `repeated`: those of the store, ever, that were in flight when a process ended,
     and were sent again. `refused`: why → answers that the filters refused; `unanswered`: why → requests given up;
     `troubles`: why → tries that failed, in this call. `spent`: by the whole store, of which `money` is the cost where
-    prices are given. `stopped`: the cap that ended it, in words, or nothing. `fingerprint` stands for what was kept.
+    prices are given. `stopped`: the cap that ended it, in words, or nothing. `fingerprint` stands for what was kept,
+    `asked_for` for the requests wanted and the caps; `ids`: of the requests with an answer.
     """
 
     given: tuple[Answer, ...]
@@ -67,6 +68,8 @@ class Answers:
     money: float | None
     stopped: str
     fingerprint: str
+    asked_for: str
+    ids: tuple[str, ...]
 
     @property
     def kept(self) -> tuple[Answer, ...]:
@@ -80,32 +83,64 @@ def collect_answers(
     show: Callable[[str], None] = print,
     watch: Watch = watch_nothing,
     most: int | None = None,
+    built_of: Path | None = None,
 ) -> Answers:
     """Ask for `options.answers` answers to each of the `prompts`, but for those that the store in `folder` holds.
 
-    Every prompt gets its first answer before any gets a second. At a cap it stops, and gives what is there; so it does
-    after the first `most` that are not there, where that is given. Raises Mistakes (options, key, prompts, a user's
-    function); RunFailed where the endpoint gives no answer any more, or the disk is full: the same call then goes on.
+    Every prompt gets its first answer before any gets a second. At a cap it stops, and gives what is there; where
+    `most` is given, only the first `most` are asked. `built_of`: where `keep_answers` may have kept which answers
+    there were; then nothing is asked, and they are those, whatever the store has gained. Raises Mistakes (options,
+    key, prompts, a user's function); RunFailed where the endpoint gives no answer any more, or the disk is full: the
+    same call then goes on.
     """
     check_endpoint(options)
     wanted = make_requests(options, check_prompts(prompts, "are"))
     judge, filters = open_filters(options.filters, options.folder)
     client = open_client(options)
     with explain_disk_trouble(folder), open_store(folder, show) as store:
-        left = list_left(wanted, store)
-        say_before(store, left, wanted, options, show)
-        asking = Asking(options, client, store, left[:most], watch)
+        kept = recall_answers(built_of, wanted, options, store)
+        if kept is None:
+            say_before(store, list_left(wanted, store), wanted, options, show)
+        else:
+            show(f"note: the answers are those that this run began with ({built_of}); none is asked for")
+        asking = Asking(options, client, store, list_left(wanted, store, most) if kept is None else [], watch)
         asking.run()
-        given = judge_all(wanted, store, judge, filters)
+        given = judge_all(wanted, store, judge, filters, None if kept is None else kept["ids"])
         found = sum_up(given, wanted, store, asking)
+    if kept is not None:
+        found = replace(found, unanswered=kept["unanswered"], stopped=kept["stopped"])
     say_after(found, options, show)
     return found
 
 
-def list_left(wanted: Sequence[Sequence[Request]], store: AnswerStore) -> list[Request]:
-    """Each request without an answer once, in order; those that were in flight come first, those given up last."""
-    found = {one.id: one for row in wanted for one in row if one.id not in store.answers}
-    return sorted(found.values(), key=lambda one: (one.id not in store.in_flight, one.id in store.failed))
+def keep_answers(path: Path, found: Answers) -> None:
+    """Write down which answers there were, once what is built of them stands."""
+    told = {"ids": list(found.ids), "unanswered": dict(found.unanswered), "stopped": found.stopped}
+    if recall(path, found.asked_for) != told:
+        path.unlink(missing_ok=True)  # it is about answers that are gone
+        remember(path, found.asked_for, lambda: told)
+
+
+def recall_answers(
+    path: Path | None, wanted: Sequence[Sequence[Request]], options: EndpointOptions, store: AnswerStore
+) -> dict[str, Any] | None:
+    """What `keep_answers` wrote about the same requests and caps; None where there is none, or answers are gone."""
+    kept = None if path is None else recall(path, stand_for(wanted, options))
+    return kept if kept is not None and store.answers.keys() >= set(kept["ids"]) else None
+
+
+def stand_for(wanted: Sequence[Sequence[Request]], options: EndpointOptions) -> str:
+    """Whatever the order of the prompts."""
+    ids = sorted({one.id for row in wanted for one in row})
+    return content_id(ids, options.cap_requests, options.cap_tokens, options.cap_money)
+
+
+def list_left(wanted: Sequence[Sequence[Request]], store: AnswerStore, most: int | None = None) -> list[Request]:
+    """Of the requests, or the first `most`, each without an answer once, in order; those that were in flight come
+    first, those given up last."""
+    found = list({one.id: one for row in wanted for one in row}.values())[:most]
+    left = [one for one in found if one.id not in store.answers]
+    return sorted(left, key=lambda one: (one.id not in store.in_flight, one.id in store.failed))
 
 
 def say_before(
@@ -260,19 +295,25 @@ def answer_line(request: Request, reply: Reply, seconds: float) -> dict[str, Any
 
 
 def judge_all(
-    wanted: Sequence[Sequence[Request]], store: AnswerStore, judge: Judge, filters: str
+    wanted: Sequence[Sequence[Request]],
+    store: AnswerStore,
+    judge: Judge,
+    filters: str,
+    ids: Sequence[str] | None = None,
 ) -> tuple[Answer, ...]:
-    """Judge what is there in the order of the prompts, and write verdicts that are new."""
+    """Judge what is there, or of that `ids`, in the order of the prompts, and write verdicts that are new."""
+    known = store.answers.keys() if ids is None else set(ids)
     places = [
         (row, number)
         for row in range(len(wanted[0]))
         for number, requests in enumerate(wanted)
-        if requests[row].id in store.answers
+        if requests[row].id in known
     ]
     given = []
     for row, number in places:
         request = wanted[number][row]
-        given.append(Given(row, request.prompt, store.answers[request.id]["text"]))
+        answer = store.answers[request.id]
+        given.append(Given(row, request.prompt, answer["text"], answer["finish"]))
     found = [
         Answer(row, number, one.text, verdict.value, verdict.why)
         for (row, number), one, verdict in zip(places, given, judge(given), strict=True)
@@ -303,6 +344,8 @@ def sum_up(
         money(store.spent, asking.options),
         asking.capped,
         content_id([[one.id for one in row] for row in wanted], kept),
+        stand_for(wanted, asking.options),
+        tuple(dict.fromkeys(wanted[one.number][one.prompt].id for one in given)),
     )
 
 

@@ -13,7 +13,7 @@ from family.errors import mistake
 from family.suggest import did_you_mean
 from family.tasks.options import DataOptions, Source
 from family.tasks.sources import is_hugging_face
-from family.text.lines import as_objects, read_columns, read_text
+from family.text.lines import as_objects, check_unicode, read_columns, read_text
 from family.text.prompts import is_missing
 
 FORMATS = "a .txt file, a folder of .txt files, .jsonl, .csv, .parquet or a saved Hugging Face dataset"
@@ -26,7 +26,8 @@ def read_documents(options: DataOptions, cache: Path | None = None) -> Source:
     where `data.label` names one of those its values are the labels, else they say nothing.
 
     A folder of .txt files holds a document each; a .txt file documents between blank lines. Raises Mistakes naming
-    `data.path` or `data.text`: also for bytes that are no UTF-8, with the file and where in it.
+    `data.path` or `data.text`: also for bytes that are no UTF-8, and halves of characters, with the file and where in
+    it.
     """
     path = (options.folder / options.path).resolve()
     if not path.exists():
@@ -41,10 +42,18 @@ def read_documents(options: DataOptions, cache: Path | None = None) -> Source:
         texts = BLANK.split(read_text(path, "data.path"))
     elif path.suffix in (".jsonl", ".csv", ".parquet") or path.is_dir():
         columns = read_columns(path, cache, "data.path")
-        texts = [str(one) if one is not None else "" for one in columns[pick_column(columns, options)]]
+        texts = ["" if is_missing(one) else str(one) for one in columns[pick_column(columns, options)]]
+        check_unicode(texts, path.name, "data.path")
     else:
         raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.")
     return as_source(texts, columns, options)
+
+
+def as_word(value: Any) -> str:
+    """As one would write it: without space around, and whole numbers, which a gap in their column makes floats, without
+    a point."""
+    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if is_whole else str(value).strip()
 
 
 def pick_column(columns: Mapping[str, Any], options: DataOptions) -> str:
@@ -66,7 +75,7 @@ def as_source(texts: Sequence[str], columns: Mapping[str, Any], options: DataOpt
     def take(name: str | None) -> np.ndarray | None:
         if name is None or name not in columns:
             return None
-        return np.array([str(columns[name][i]) for i in kept])
+        return np.array([as_word(columns[name][i]) for i in kept])
 
     for key, name in (("label", options.label), ("group", options.group)):
         if name is not None and name not in columns:

@@ -17,6 +17,7 @@ from family.suggest import did_you_mean, list_names
 
 WHERE = "teacher.asks"
 KEPT = "kept"
+CUT_OFF = "length"  # what endpoints say of a text that ends at max_tokens
 DUPLICATES = {"keep": "all stay", "prompt": "one of the same to a prompt stays", "all": "one of the same stays"}
 AROUND = " \t\r\n.,;:!\"'`*"  # what may stand around an allowed answer
 
@@ -36,11 +37,12 @@ class FilterOptions:
 
 @dataclass(frozen=True)
 class Given:
-    """An answer to be judged; `row` is its prompt's."""
+    """An answer to be judged; `row` is its prompt's. `finish`: why the text ends, as the endpoint says."""
 
     row: int
     prompt: str
     text: str
+    finish: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,35 @@ def take_match(pattern: re.Pattern[str], text: str) -> str | None:
     return (found.group(1) if pattern.groups else found.group()) or None
 
 
+def open_learnt(valid: str | Sequence[str] | None) -> Callable[[str], str | None]:
+    """As `open_validity`, of what students say: they learn what it takes. Where that is the first group of an
+    expression, the group's own must match all they say, but for space around."""
+    take = open_validity(valid)
+    if not isinstance(valid, str) or not (whole := re.compile(valid)).groups:
+        return take
+    group = re.compile(first_group(valid), whole.flags)
+    return lambda text: next((one for one in (text, text.strip()) if one and group.fullmatch(one)), None)
+
+
+TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?#[^)]*\)|\(\?P<|\(\?|[()]|.", re.DOTALL)
+
+
+def first_group(pattern: str) -> str:
+    """The first group of an expression that has one, with its brackets: groups within keep their numbers."""
+    start, depth, begun = 0, 0, None
+    for token in TOKEN.finditer(pattern):
+        said = token.group()
+        if begun is None and said in ("(", "(?P<"):
+            begun, start = depth, token.start()
+        if said in ("(", "(?P<", "(?"):
+            depth += 1
+        elif said == ")":
+            depth -= 1
+            if depth == begun:
+                return pattern[start : token.end()]
+    raise AssertionError(pattern)
+
+
 def bare(text: str) -> str:
     """Without case, and without space and punctuation around."""
     return text.strip(AROUND).casefold()
@@ -138,6 +169,8 @@ def judge_one(
         why = "too short"
     elif options.max_length is not None and len(text) > options.max_length:
         why = "too long"
+    elif one.finish == CUT_OFF and options.valid is None:
+        why = "cut off"
     elif value is None:
         why = "not valid"
     elif user is not None and not ask_user(str(options.function), user, one):

@@ -58,6 +58,16 @@ def read_lines(path: Path, where: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def check_unicode(texts: Sequence[str], named: str, where: str) -> None:
+    """Raises Mistakes naming the file and the row that holds half a character, which JSON can and no file takes."""
+    for row, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as problem:
+            said = f"must hold valid Unicode. Row {row} of {named} has half a character at place {problem.start}."
+            raise mistake(where, said) from None
+
+
 def as_objects(values: Sequence[Any]) -> np.ndarray:
     """(n,) of anything, lists among it."""
     made = np.empty(len(values), object)
