@@ -7,6 +7,7 @@ plain: it is not asked for an exit code. adb's server is the user's; none is sta
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -21,12 +22,16 @@ from benchmark.types import Target
 ROOM = "/data/local/tmp"
 COPY_S = 300
 CODE, ERRORS = "--exit-code", "--errors"
-# A plain shell's exit code does not come back, nor errors apart from output: both are printed after it.
-ORDER = (
-    """k=; trap '[ -z "$k" ] || rm -f "$k"' EXIT; trap 'exit 1' HUP INT TERM PIPE; """
-    f'k=$(mktemp {ROOM}/.student-family-XXXXXXXX 2> /dev/null); ( {{command}} ) 2> "${{{{k:-/dev/null}}}}"; '
-    f'code=$?; echo; echo {CODE} $code; echo {ERRORS}; [ -z "$k" ] || cat "$k"'
-)
+
+
+def order(command: str) -> str:
+    """A plain shell's exit code does not come back, nor errors apart from output: both are printed after it. The file
+    of errors is named before it is made, so that it goes wherever the connection is lost."""
+    kept = f"{ROOM}/.student-family-{secrets.token_hex(8)}"
+    traps = """trap '[ -z "$k" ] || rm -f "$k"' EXIT; trap 'exit 1' HUP INT TERM PIPE"""
+    make = '( umask 077; set -C; : > "$k" ) 2> /dev/null || k='
+    told = f'code=$?; echo; echo {CODE} $code; echo {ERRORS}; [ -z "$k" ] || cat "$k"'
+    return f'k={kept}; {traps}; {make}; ( {command} ) 2> "${{k:-/dev/null}}"; {told}'
 
 
 class AdbShell:
@@ -39,7 +44,7 @@ class AdbShell:
 
     def run(self, command: str, data: bytes = b"", limit_s: float = COPY_S) -> Reply:
         """Raises WorkerDied where the device is not reached, or gives no answer in time."""
-        done = self._call("exec-out", ORDER.format(command=command), limit_s=limit_s)
+        done = self._call("exec-out", order(command), limit_s=limit_s)
         reply = read_reply(done.stdout)
         if reply is None:
             raise WorkerDied(f"{self._name}: {self.where}: {last_of(done)}")
@@ -92,7 +97,7 @@ def find_missing(target: Target) -> str | None:
     port = find_port(target)
     if not is_listening(port):
         return f"adb's server does not run on port {port}: adb start-server"
-    words = ["adb", *say_options(target), "exec-out", ORDER.format(command="uname -m")]
+    words = ["adb", *say_options(target), "exec-out", order("uname -m")]
     try:
         done = subprocess.run(words, capture_output=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
@@ -106,7 +111,7 @@ def find_missing(target: Target) -> str | None:
 
 
 def read_reply(said: bytes) -> Reply | None:
-    """What ORDER printed; None where it did not come to its end."""
+    """What `order` printed; None where it did not come to its end."""
     out, mark, rest = said.rpartition(f"\n{CODE} ".encode())
     code, _, errors = rest.decode(errors="replace").partition(f"\n{ERRORS}\n")
     return Reply(int(code), out, errors) if mark and code.isdecimal() else None

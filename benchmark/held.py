@@ -6,6 +6,7 @@ being copied. So nothing of ours stays.
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -21,8 +22,9 @@ END_S = 5  # until it is gone
 def hold_command(room: str) -> str:
     """Makes a folder in `room` (a path of the device, which its shell expands), says which, and waits."""
     traps = """trap '[ -z "$d" ] || rm -rf "$d"' EXIT; trap 'exit 1' HUP INT TERM PIPE"""
-    make = f'd=$(mktemp -d "{room}/student-family-XXXXXXXX") || exit 1; echo "$d"; cat > /dev/null'
-    return f"sh -c {shlex.quote(f'umask 077; d=; {traps}; {make}')}"
+    name = f'd="{room}/student-family-{secrets.token_hex(8)}"'  # known before it is made, so that it goes in any case
+    make = 'mkdir "$d" || { d=; exit 1; }; echo "$d"; cat > /dev/null'
+    return f"sh -c {shlex.quote(f'umask 077; {name}; {traps}; {make}')}"
 
 
 class Held:

@@ -117,7 +117,7 @@ class Job:
         if not isinstance(self.teacher, LmTeacher):
             return ()
         asked = self.spec.distill
-        return ("live",) if why_live(asked) else (asked.soft_targets, asked.draws)
+        return ("live",) if why_live(asked) else (asked.soft_targets, asked.draws, self.spec.seed)
 
     @cached_property
     def first_values(self) -> np.ndarray | None:

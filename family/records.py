@@ -35,7 +35,7 @@ from family.tasks.text_task import TextTask
 from family.text.answering import tell_answers, tell_asking
 from family.text.fidelity import tell_fidelity
 from family.text.tfidf import fit_tfidf, hold_against, tfidf_outputs
-from family.types import Split, Training
+from family.types import Split, Task, Training
 from reports import Choice, Interval, difference, frontier, score_interval
 
 PACKAGES = (
@@ -253,10 +253,9 @@ def write_test_rows(job: Job) -> None:
     Left out where raw shapes vary or the rows would take more than TEST_ROWS_BYTES.
     """
     rows = np.arange(job.task.rows("test"))
-    raw = job.task.originals if isinstance(job.task, TextTask) else job.task.raw
-    one = raw("test", rows[:1])
-    if job.task.ragged or sum(v.nbytes for v in one.values()) * len(rows) > TEST_ROWS_BYTES:
+    if job.task.ragged or count_bytes(job.task) > TEST_ROWS_BYTES:
         return
+    raw = job.task.originals if isinstance(job.task, TextTask) else job.task.raw
     arrays: dict[str, Any] = {f"input:{name}": value for name, value in raw("test", rows).items()}
     arrays["truth"] = job.task.labels("test")
 
@@ -265,6 +264,14 @@ def write_test_rows(job: Job) -> None:
             np.savez_compressed(handle, **arrays)
 
     write_beside(job.folder / "test-rows.npz", save)
+
+
+def count_bytes(task: Task) -> int:
+    """That its test rows would take in memory; texts 4 for every character of the longest, each."""
+    rows = np.arange(task.rows("test"))
+    if isinstance(task, TextTask):
+        return 4 * max(map(len, task.sentences("test", rows))) * len(rows)
+    return sum(value.nbytes for value in task.raw("test", rows[:1]).values()) * len(rows)
 
 
 def prediction_rows(job: Job, split: Split, model: str, precision: str, seed: int, outputs: np.ndarray) -> pd.DataFrame:
@@ -505,7 +512,7 @@ def card(job: Job, name: str, entry: Mapping[str, Any], words: Mapping[str, Any]
 A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} parameters, {entry["precision"]}.
 
 - {measure} on {job.task.rows("test")} held-out test rows: {test["value"]:.4f}
-  (95 % interval {test["low"]:.4f} to {test["high"]:.4f})
+  (95 % interval {say_ends(test)})
 - against the same student trained on labels alone: {say_verdict(entry)}{say_gap(control)}
 {card_words(entry, words)}{limits}
 
@@ -515,6 +522,11 @@ A student of {spaces.describe_params(entry["params"])}, {entry["parameters"]:,} 
   {job.task.rows("transfer")} unlabelled rows.
 - Inputs unlike those give confident answers that mean nothing. Scores hold for data like the test rows.
 {card_guard(entry)}"""
+
+
+def say_ends(interval: Mapping[str, float]) -> str:
+    known = np.isfinite([interval["low"], interval["high"]]).all()
+    return f"{interval['low']:.4f} to {interval['high']:.4f}" if known else "unknown"
 
 
 def card_words(entry: Mapping[str, Any], words: Mapping[str, Any]) -> str:
@@ -554,7 +566,7 @@ def summary_table(family: Mapping[str, Any]) -> str:
                 "budget": name,
                 "status": "kept",
                 "student": f"{entry['id']} {entry['precision']}",
-                f"test {family['score']['name']}": f"{test['value']:.4f} ({test['low']:.4f} to {test['high']:.4f})",
+                f"test {family['score']['name']}": f"{test['value']:.4f} ({say_ends(test)})",
                 **{
                     quantity: format(costs[quantity]["measured"], form)
                     for quantity, form in TOLD.items()

@@ -111,6 +111,8 @@ def open_space(name: str, options: Mapping[str, Any] | None, folder: Path, task:
 
     Raises Mistakes naming every dimension that is unknown or out of range, or what a build got wrong.
     """
+    if isinstance(task, LmTask) and name != "decoder":
+        raise mistake("students.space", f"must be decoder for task: lm. Got {name}.")
     reads = task.body.inputs[0].name == "input_ids" and task.kind != "tokens"
     built_in = {**SPACES, **OF_TEXTS} if reads else SPACES
     space = built_in[name]() if name in SPACES else open_foreign(name, folder)

@@ -264,7 +264,10 @@ def teacher_score(teacher: Teacher, task: Task, outputs: np.ndarray) -> Interval
     shuffled, constant = score_shuffled(task, truth, outputs), score_constant(task, truth)
     higher = task.score.higher_is_better
     chance = max(shuffled, constant) if higher else min(shuffled, constant)
-    better = found.low > chance if higher else found.high < chance
+    if np.isnan(found.low):  # of one row or group alone
+        better = found.value > chance if higher else found.value < chance
+    else:
+        better = found.low > chance if higher else found.high < chance
     if not better:
         usual = {
             "classification": "the most frequent class",
@@ -285,7 +288,7 @@ def check_against_frequencies(task: Task, found: Interval) -> None:
     counts = np.bincount(taught, minlength=int(task.body.outputs[0].shape[-1])) + 1.0
     bits = -np.log2(counts / counts.sum())[wanted].sum()
     chance = float(bits / task.labels("val")[:, 0].sum())
-    if not found.high < chance:
+    if not (found.value if np.isnan(found.high) else found.high) < chance:
         raise mistake(
             "teacher",
             f"takes {found.value:.3f} bits per byte ({found.low:.3f} to {found.high:.3f}) on val, no better than "

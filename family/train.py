@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from family.errors import mistake
 from family.host_lock import train_in_turn
@@ -286,7 +285,6 @@ def join(parts: list[Batch], places: list[np.ndarray], device: str, room: Room) 
     def merge(name: str, tensors: list[Tensor]) -> Tensor:
         if len(tensors) == 1:
             return tensors[0].to(device)
-        tensors = widen(tensors)
         shape = (sum(len(place) for place in places), *tensors[0].shape[1:])
         if name not in room or room[name].shape != shape:
             room[name] = tensors[0].new_empty(shape)
@@ -303,14 +301,6 @@ def join(parts: list[Batch], places: list[np.ndarray], device: str, room: Room) 
         merge("labels", [p.labels for p in parts]),
         merge("known", [p.known for p in parts]),
     )
-
-
-def widen(tensors: list[Tensor]) -> list[Tensor]:
-    """Rows of tokens to one length, padded with 0."""
-    if len({tensor.shape[1:] for tensor in tensors}) == 1:
-        return tensors
-    longest = max(tensor.shape[1] for tensor in tensors)
-    return [F.pad(tensor, (0, longest - tensor.shape[1])) for tensor in tensors]
 
 
 FIELDS = ("logits", "ids", "top", "mean", "std", "rest", "draws", "counts")

@@ -131,7 +131,7 @@ def _judge(
     for quantity, limit in limits.items():
         if quantity == "score":
             own = score_interval(score, truth, outputs[(str(row["id"]), str(row["precision"]))], groups)
-            found: tuple = (own.value, own.low, own.high, "val")
+            found: tuple = (own.value, _or(own.low, own.value), _or(own.high, own.value), "val")
         else:
             value = float(row.get(quantity, np.nan))
             low, high = (_or(row.get(f"{quantity}_{end}"), value) for end in ("low", "high"))

@@ -43,7 +43,8 @@ def score_interval(
     score: Score, truth: np.ndarray, outputs: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
 ) -> Interval:
     """Shares of rows (0/1 terms): Wilson (1927), with groups over the effective number of rows. Others: a
-    bootstrap of rows or whole groups, widened for few of them (Hesterberg 2015, section 5.1)."""
+    bootstrap of rows or whole groups, widened for few of them (Hesterberg 2015, section 5.1); its ends are NaN where
+    there is one alone."""
     truth, outputs = np.asarray(truth), np.asarray(outputs)
     _check(truth, [outputs], groups)
     value = score.fn(truth, outputs)
@@ -52,6 +53,8 @@ def score_interval(
         if np.isin(terms, (0.0, 1.0)).all():
             return _bound_share(terms, groups)
     clusters = _clusters(groups, len(truth))
+    if len(clusters) < 2:
+        return Interval(value, float("nan"), float("nan"))
     draws = _bootstrap(lambda rows: score.fn(truth[rows], outputs[rows]), clusters, seed)
     if not len(draws):
         return Interval(value, float("nan"), float("nan"))

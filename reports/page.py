@@ -106,7 +106,8 @@ def _measure_use(run: Run, quantity: str, entry: Mapping[str, Any]) -> dict[str,
         return None
     limit = float(entry["limit"])
     at_least = quantity == "score" and run.higher_is_better
-    bad = float(entry.get("low" if at_least else "high", entry["measured"]))
+    end = entry.get("low" if at_least else "high")
+    bad = float(entry["measured"] if end is None else end)  # an interval of one group alone is unknown
     share = (bad / limit if limit else 0.0) if not at_least else (limit / bad if bad else 2.0)
     measured, asked = say_limit(run, quantity, entry["measured"]), say_limit(run, quantity, limit, exact=True)
     said = f"{measured} of {asked}"

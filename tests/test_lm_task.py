@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from family.errors import Mistakes
 from family.shipping import golden_rows, ship
 from family.tasks import DataOptions, open_task
 from family.tasks.lm_task import LmTask, cut_document, doubt_start, start_of
+from family.teachers import teacher_score
 from family.text.decoder import DecoderStudent, as_blocks, shape_of
 from family.text.documents import read_documents
 from family.text.tokenizer import open_tokenizer, train_tokenizer
@@ -173,6 +175,21 @@ def test_a_student_ships_with_its_own_tokenizer_and_prompts_of_val(task, tmp_pat
         assert own.texts[row].startswith(entry["prompt"])
         assert len(entry["ids"]) <= 17
         assert max(entry["ids"]) < 280
+
+
+def test_intervals_of_one_document_are_unknown_and_it_is_said(tmp_path):
+    splits = ["train"] * 4 + ["val"] + ["test"] * 2
+    rows = [{"text": f"{' '.join(WORDS)} {i} " * 6, "split": split} for i, split in enumerate(splits)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    few = open_task(DataOptions("d.jsonl", tmp_path, task="lm", context=32, vocabularies=(280,)), tmp_path / "cache")
+    assert any("unknown for one: val has 1 and test has 2" in warning for warning in few.warnings)
+    outputs = np.zeros((few.rows("val"), 32, few.vocabulary), np.float32)
+    kept = few.keep("val", np.arange(few.rows("val")), outputs)
+    found = teacher_score(SimpleNamespace(), few, 0.01 * kept)
+    assert 0 < found.value < 1
+    assert np.isnan([found.low, found.high]).all()
+    with pytest.raises(Mistakes, match="no better than"):
+        teacher_score(SimpleNamespace(), few, kept)
 
 
 def make_foreign(*special: str):

@@ -130,6 +130,8 @@ def test_a_score_limit_of_an_error_counts_its_upper_end():
     table = pd.DataFrame({"id": ["a", "b"], "precision": "fp32", "val": [0.08, 0.8], "size_kb": [90.0, 10.0]})
     assert choose({"score": 0.2}, None, table, truth, outputs, MAE).id == "a"
     assert choose({"score": 2.0}, None, table, truth, outputs, MAE).id == "b"
+    alone = np.zeros(len(truth))  # one group, whose interval is unknown
+    assert choose({"score": 2.0}, None, table, truth, outputs, MAE, groups=alone).id == "b"
     missed = choose({"score": 0.01}, None, table, truth, outputs, MAE)
     assert missed.relax["score"] == missed.limits["score"]["high"] > 0.08
 

@@ -140,6 +140,10 @@ def test_a_single_group_proves_nothing():
     truth, groups = np.zeros(20, int), np.zeros(20)
     found = difference(ACCURACY, truth, [as_outputs(np.ones(20))], [as_outputs(np.zeros(20))], groups)
     assert found.p == 1.0
+    truth = np.random.default_rng(0).normal(size=(20, 1))
+    own = score_interval(RMSE, truth, np.zeros((20, 1)), groups)
+    assert own.value > 0.5
+    assert np.isnan([own.low, own.high]).all()
 
 
 def test_seeds_must_pair_and_rows_match():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 
 from export import TextFront, apply_front
 from family.errors import Mistakes
+from family.records import count_bytes, write_test_rows
 from family.tasks import DataOptions, open_task
 from family.tasks.text_task import TextTask
 from family.text.text_source import LONGEST, SEPARATOR, split_columns
@@ -257,3 +259,20 @@ def test_shares_are_the_same_for_the_same_seed(tmp_path):
     one, two = (open_rows(tmp_path, make_rows(), seed=3) for _ in range(2))
     assert one.fingerprint == two.fingerprint
     assert open_rows(tmp_path, make_rows(), seed=4).fingerprint != one.fingerprint
+
+
+def test_one_long_text_does_not_fill_the_memory_with_test_rows(tmp_path, monkeypatch):
+    splits = ["train", "val", "test"]
+    rows = [{"text": f"oak {i}", "label": "ab"[i // 3 % 2], "split": splits[i % 3]} for i in range(60)]
+    rows[-1]["text"] = "an oak " * 2000
+    task = open_rows(tmp_path, rows)
+    kept = task.originals("test", np.arange(task.rows("test")))["text"]
+    assert count_bytes(task) == kept.nbytes
+    job = SimpleNamespace(task=task, folder=tmp_path)
+    write_test_rows(job)
+    with np.load(tmp_path / "test-rows.npz") as there:
+        assert there["input:text"].tolist() == kept.tolist()
+    (tmp_path / "test-rows.npz").unlink()
+    monkeypatch.setattr("family.records.TEST_ROWS_BYTES", kept.nbytes - 1)
+    write_test_rows(job)
+    assert not (tmp_path / "test-rows.npz").exists()

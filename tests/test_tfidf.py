@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from family.tasks import DataOptions, open_task
-from family.text.tfidf import decide, fit_linear, fit_tfidf, hold_against, tfidf_outputs
+from family.text.tfidf import decide, fit_linear, fit_tfidf, hold_against, open_counter, tfidf_outputs
 from family.types import SoftBatch
 from reports.plain import say_plain
 from reports.run_tables import Run
@@ -66,6 +66,12 @@ def test_where_it_wins_is_told(tmp_path):
     assert hold_against(job, best, found)["wins"] is None
     assert hold_against(job, -best, found)["wins"] in ("labels", "teacher")
     assert hold_against(job, -best, found)["teacher"]["high"] < 0
+
+
+def test_texts_without_words_are_counted_by_what_stands_between_spaces():
+    counter = open_counter(["😀 🐝", "🐝", "!!"])
+    assert counter.fit_transform(["😀 🐝", "🐝", "!!"]).shape == (3, 4)
+    assert set(open_counter(["an oak!", "!!"]).fit(["an oak!", "!!"]).vocabulary_) == {"an", "oak", "an oak"}
 
 
 def test_other_data_have_none(tmp_path):

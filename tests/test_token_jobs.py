@@ -93,6 +93,8 @@ def test_what_is_kept_of_the_teacher_names_the_training(folder):
     names = {open_with(folder, f"{SPEC}distill: {{{given}}}\n")[0].taught_by for given in ("draws: 16", "draws: 64",
              "soft_targets: top", "soft_targets: live")}  # fmt: skip
     assert len(names) == 4
+    other = open_with(folder, f"seed: 5\n{SPEC}distill: {{draws: 16}}\n")[0].taught_by
+    assert other not in names  # other draws
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,14 @@ def test_what_does_not_fit_is_refused_before_any_work(folder, students, distill,
 def test_students_have_all_of_the_teachers_tokens_and_no_others(folder, vocabulary):
     with pytest.raises(Mistakes, match="must be 290, the teacher's, for distillation token by token"):
         open_with(folder, SPEC.replace("context: 16", f"context: 16, vocabulary: {vocabulary}"))
+
+
+@pytest.mark.parametrize("space", ["mlp", "encoder", "static", "s.py:mine"])
+def test_a_language_model_s_students_are_decoders(folder, space):
+    (folder / "s.py").write_text("def mine():\n    return {'dims': {'width': [8, 16]}, 'build': None}\n")
+    text = SPEC[: SPEC.index("students")] + f"students: {{space: {space}}}\nbudgets: {{best: {{target: cpu}}}}\n"
+    with pytest.raises(Mistakes, match=f"students.space: must be decoder for task: lm. Got {space}."):
+        open_with(folder, text)
 
 
 def test_a_vocabulary_that_breaks_a_budget_alone_is_said_before_training(folder):

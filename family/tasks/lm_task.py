@@ -33,6 +33,7 @@ VOCABULARY = 2048  # of a tokenizer trained here, where the students' dims say n
 SPLITS: tuple[Split, ...] = ("train", "transfer", "val", "test")
 NOTHING_TO_LEARN = -1
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "<|begin_of_text|>")  # of others' tokenizers
+FEWEST_DOCUMENTS = 3
 BITS = float(np.log2(np.e))  # in a nat
 
 
@@ -197,10 +198,18 @@ def open_lm(options: DataOptions, cache: Path) -> LmTask:
         context=context,
         fingerprint=content_id(digest, tokenizer.fingerprint, parts, context),
         notes=(*source.notes, *notes, said, f"{len(texts)} pieces of at most {context} tokens"),
-        warnings=(*source.warnings, *doubts, *doubt_start(tokenizer, start)),
+        warnings=(*source.warnings, *doubts, *doubt_start(tokenizer, start), *doubt_intervals(rows, groups)),
         documents=groups,
         front=StepFront(1, 1, 1, context),
     )
+
+
+def doubt_intervals(rows: Mapping[Split, np.ndarray], groups: np.ndarray) -> tuple[str, ...]:
+    """Splits of so few documents, or groups of them, that intervals say little, or nothing of one alone."""
+    counts = {name: len(np.unique(groups[rows[name]])) for name in ("val", "test")}
+    few = [f"{name} has {count}" for name, count in counts.items() if count < FEWEST_DOCUMENTS]
+    said = f"intervals need at least {FEWEST_DOCUMENTS} documents, or groups of them, and are unknown for one"
+    return (f"{said}: {' and '.join(few)}",) if few else ()
 
 
 def pick_tokenizer(options: DataOptions, train: Sequence[str]) -> tuple[Tokenizer, str]:

@@ -31,6 +31,7 @@ def write_own(
     Random numbers come from seed and step alone, so a resumed training writes the same.
     """
     assert isinstance(store, LiveTargets)
+    assert isinstance(module, DecoderStudent)
     rng = np.random.default_rng([seed, DRAW, step])
     length = ids.shape[1]
     given = int(rng.integers(1, max(2, length // 2)))
@@ -48,15 +49,12 @@ def write_own(
     return own, wanted, logits.to(ids.device)
 
 
-def continue_text(module: nn.Module, ids: Tensor, points: Tensor) -> Tensor:
+def continue_text(module: DecoderStudent, ids: Tensor, points: Tensor) -> Tensor:
     """ids (n, given) and what the module draws after them: (n, given + len(points)). `points`: (tokens, n) in 0..1, of
-    each row's cumulated probabilities. A decoder of ours keeps its keys and values; another reads all anew."""
+    each row's cumulated probabilities."""
     cache, told = None, ids
     for point in points:
-        if isinstance(module, DecoderStudent):
-            logits, cache = module.step(told, cache)
-        else:
-            logits = module(ids)
+        logits, cache = module.step(told, cache)
         below = logits[:, -1].double().softmax(1).cumsum(1)
         told = torch.searchsorted(below, point[:, None] * below[:, -1:], right=True).clamp_max(below.shape[1] - 1)
         ids = torch.cat([ids, told], 1)

@@ -5,6 +5,7 @@ It counts words and pairs of words, and takes seconds to fit. Where it beats a s
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +60,7 @@ def fit_one(job: Job, taught: str) -> dict[str, Any]:
     assert isinstance(task, TextTask)
     job.watch(Stage(f"fitting TF-IDF with a linear model on {'labels' if taught == 'labels' else 'the answers'}"))
     texts, wanted = list_lessons(job, task, taught)
-    counter = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=TERMS, token_pattern=r"(?u)\b\w+\b")
+    counter = open_counter(texts)
     seen = counter.fit_transform(texts)
     scored: tuple[Split, ...] = ("val", "test")
     sides = {split: task.sentences(split, np.arange(task.rows(split))) for split in scored}
@@ -85,6 +86,12 @@ def fit_one(job: Job, taught: str) -> dict[str, Any]:
         "ms": time_one(lambda text: answer(counter.transform([text])), sides["test"][:TIMED]),
         **scores,
     }
+
+
+def open_counter(texts: Sequence[str]) -> TfidfVectorizer:
+    """Counts words; where the texts hold none, as of emoji alone, what stands between spaces."""
+    pattern = r"\b\w+\b" if any(re.search(r"\w", text) for text in texts) else r"\S+"
+    return TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=TERMS, token_pattern=pattern)
 
 
 def list_lessons(job: Job, task: TextTask, taught: str) -> tuple[list[str], np.ndarray]:
