@@ -107,7 +107,7 @@ class Stream:
     def run(self, command: str) -> None:
         pipe = subprocess.PIPE
         self.process = process = subprocess.Popen(
-            ["sh", "-c", command],
+            ["env", "--default-signal=HUP", "sh", "-c", command],  # a device's shell hears it, though ours may not
             cwd=self.link.folder,
             stdin=pipe,
             stdout=pipe,
