@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmark.channel import WorkerDied, check_feeds
 from benchmark.device import DeviceChannel, Reply, find_lacking_for
+from benchmark.held import clean_up
 from benchmark.types import Target
 
 ROOM = "/data/local/tmp"
@@ -28,7 +29,7 @@ def order(command: str) -> str:
     """A plain shell's exit code does not come back, nor errors apart from output: both are printed after it. The file
     of errors is named before it is made, so that it goes wherever the connection is lost."""
     kept = f"{ROOM}/.student-family-{secrets.token_hex(8)}"
-    traps = """trap '[ -z "$k" ] || rm -f "$k"' EXIT; trap 'exit 1' HUP INT TERM PIPE"""
+    traps = clean_up('[ -z "$k" ] || rm -f "$k"')
     make = '( umask 077; set -C; : > "$k" ) 2> /dev/null || k='
     told = f'code=$?; echo; echo {CODE} $code; echo {ERRORS}; [ -z "$k" ] || cat "$k"'
     return f'k={kept}; {traps}; {make}; ( {command} ) 2> "${{k:-/dev/null}}"; {told}'

@@ -19,9 +19,15 @@ START_S = 60  # until the folder is there
 END_S = 5  # until it is gone
 
 
+def clean_up(remove: str) -> str:
+    """Of a shell: what is removed however it ends. Meanwhile it hears nothing, for a hang-up would end the `rm` too."""
+    deaf = "trap '' HUP INT TERM PIPE"
+    return f"gone() {{ {deaf}; {remove}; }}; trap gone EXIT; trap 'gone; exit 1' HUP INT TERM PIPE"
+
+
 def hold_command(room: str) -> str:
     """Makes a folder in `room` (a path of the device, which its shell expands), says which, and waits."""
-    traps = """trap '[ -z "$d" ] || rm -rf "$d"' EXIT; trap 'exit 1' HUP INT TERM PIPE"""
+    traps = clean_up('[ -z "$d" ] || rm -rf "$d"')
     name = f'd="{room}/student-family-{secrets.token_hex(8)}"'  # known before it is made, so that it goes in any case
     make = 'mkdir "$d" || { d=; exit 1; }; echo "$d"; cat > /dev/null'
     return f"sh -c {shlex.quote(f'umask 077; {name}; {traps}; {make}')}"
