@@ -13,6 +13,7 @@ from typing import Any
 
 from family.errors import Mistake, Mistakes
 from family.suggest import did_you_mean, hint_target, list_names, nearest
+from family.text.endpoint import check_url
 from family.yaml_lines import join
 
 TASKS = ("images", "table", "series", "text", "lm")
@@ -48,8 +49,6 @@ def check_asks(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         by_text = isinstance(path, str) and path.startswith(("http://", "https://"))
         asks = isinstance(teacher, Mapping) and teacher.get("asks") is not None
         if by_text:
-            from family.text.endpoint import check_url
-
             yield from check_url(str(path))
         if by_text and not asks:
             yield Mistake(where, "returns only text: say in `asks` what it is asked, at least prompt and model.")

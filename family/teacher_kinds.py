@@ -214,16 +214,21 @@ def run_batches(run: Run, arrays: Sequence[np.ndarray], batch: int | None) -> np
     return np.concatenate(parts)
 
 
-def open_onnx(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
-    """An ONNX file alone; a batch size fixed in it is kept to."""
-    path = file_of(options, folder)
+def open_session(path: Path, named: str) -> tuple[onnxruntime.InferenceSession, onnx.ModelProto]:
+    """The file ready to run, silent, and its graph without external weights. Raises Mistakes for what is no model."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-        model = onnx.load(path, load_external_data=False)
+        return session, onnx.load(path, load_external_data=False)
     except (*ONNX_PROBLEMS, DecodeError) as problem:
-        raise mistake("teacher", f"{options.path} is no ONNX model: {first_line(problem)}") from problem
+        raise mistake("teacher", f"{named} is no ONNX model: {first_line(problem)}") from problem
+
+
+def open_onnx(options: TeacherOptions, task: Task, folder: Path, cache: Path) -> Asked:
+    """An ONNX file alone; a batch size fixed in it is kept to."""
+    path = file_of(options, folder)
+    session, model = open_session(path, options.path)
     files = [path, *external_files(model, path.parent)]
     output, notes = onnx_output(session, options, int(task.body.outputs[0].shape[1]))
     takes = order_inputs(session.get_inputs(), list(task.raw("train", np.arange(1))))

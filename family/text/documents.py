@@ -43,7 +43,7 @@ def read_documents(options: DataOptions, cache: Path | None = None) -> Source:
     elif path.suffix in (".jsonl", ".csv", ".parquet") or path.is_dir():
         columns = read_columns(path, cache, "data.path")
         texts = ["" if is_missing(one) else str(one) for one in columns[pick_column(columns, options)]]
-        check_unicode(texts, path.name, "data.path")
+        check_unicode(texts, "data.path", path.name)
     else:
         raise mistake("data.path", f"must be {FORMATS}. Got {options.path}.")
     return as_source(texts, columns, options)

@@ -58,13 +58,14 @@ def read_lines(path: Path, where: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def check_unicode(texts: Sequence[str], named: str, where: str) -> None:
-    """Raises Mistakes naming the file and the row that holds half a character, which JSON can and no file takes."""
+def check_unicode(texts: Sequence[str], where: str, named: str | None = None) -> None:
+    """Raises Mistakes naming the row (of `named`) with half a character, which JSON can hold and no file takes."""
     for row, text in enumerate(texts):
         try:
             text.encode()
         except UnicodeEncodeError as problem:
-            said = f"must hold valid Unicode. Row {row} of {named} has half a character at place {problem.start}."
+            place = f"Row {row}" if named is None else f"Row {row} of {named}"
+            said = f"must hold valid Unicode. {place} has half a character at place {problem.start}."
             raise mistake(where, said) from None
 
 

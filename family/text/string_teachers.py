@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from family.errors import mistake
@@ -34,6 +32,7 @@ from family.teacher_kinds import (
     load_module,
     onnx_cost,
     onnx_output,
+    open_session,
     pick_output,
     refuse_preprocess,
     weigh_module,
@@ -249,13 +248,7 @@ def open_string_onnx(options: TeacherOptions, task: Task, folder: Path, cache: P
     """An ONNX file that takes strings, or ids made by `teacher.tokenizer` or the tokenizer.json beside it."""
     refuse_preprocess(options, "a teacher that takes texts as they are")
     path = file_of(options, folder)
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-        model = onnx.load(path, load_external_data=False)
-    except (*ONNX_PROBLEMS, DecodeError) as problem:
-        raise mistake("teacher", f"{options.path} is no ONNX model: {first_line(problem)}") from problem
+    session, model = open_session(path, options.path)
     output, notes = onnx_output(session, options, int(task.body.outputs[0].shape[1]))
     takes = session.get_inputs()
     files = [path, *external_files(model, path.parent)]

@@ -26,7 +26,7 @@ from family.tasks.sources import (
     take_group,
 )
 from family.tasks.user_functions import read_user_arrays
-from family.text.lines import as_objects, read_columns, read_text
+from family.text.lines import as_objects, check_unicode, read_columns, read_text
 from family.text.prompts import is_missing
 
 FORMATS = "a folder of class folders with .txt files, .jsonl, .csv, .parquet, a saved Hugging Face dataset, or "
@@ -132,12 +132,7 @@ def split_columns(text: str) -> list[str]:
 
 def clean(texts: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """Texts with nothing but space in them as "", enormous ones cut. Raises Mistakes for what is no Unicode."""
-    for row, text in enumerate(texts):
-        try:
-            text.encode()
-        except UnicodeEncodeError as problem:
-            said = f"must hold valid Unicode. Row {row} has half a character at place {problem.start}."
-            raise mistake("data.path", said) from problem
+    check_unicode(texts, "data.path")
     long = sum(len(text) > LONGEST for text in texts)
     notes = (f"{long} texts have more than {LONGEST:,} characters; what follows is not read",) if long else ()
     return [text[:LONGEST] if text.strip() else "" for text in texts], notes
