@@ -8,10 +8,18 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from torch import nn
 
+from benchmark import node
 from export import Front, ImageFront, apply_front, body_signature, merge_front, to_onnx, write_student
 
 PHOTOS = ImageFront("uint8", "hwc", (None, None, 3), 3, (24, 24), (110.0, 110.0, 95.0), (70.0, 65.0, 70.0))
 DIGITS = ImageFront("float32", "hw", (8, 8), 1, (8, 8), (4.9,), (6.0,))
+
+
+def link_packages(folder: Path) -> None:
+    """What `npm install` would put into a student's folder, where this machine has it."""
+    packages = node.modules_folder() / "node_modules"
+    if packages.exists():
+        (folder / "snippets" / "javascript" / "node_modules").symlink_to(packages)
 
 
 def crop_photos(count: int, seed: int) -> tuple[list[np.ndarray], list[int]]:

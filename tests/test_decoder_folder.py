@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 from decoder_students import SHAPE, make_tokenizer, trained_decoder
+from student_folders import link_packages
 from test_export_pictures import NO_BROWSER, NO_NODE, open_page, serve
 
 from benchmark import node
@@ -54,9 +55,7 @@ def student(request, files, tmp_path_factory):
     alone = tmp_path_factory.mktemp("elsewhere") / "student"
     shutil.copytree(made, alone)
     shutil.rmtree(folder)
-    packages = node.modules_folder() / "node_modules"
-    if packages.exists():
-        (alone / "snippets" / "javascript" / "node_modules").symlink_to(packages)
+    link_packages(alone)
     return alone
 
 

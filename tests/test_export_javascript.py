@@ -9,10 +9,10 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from student_folders import link_packages
 from test_export_pictures import NO_BROWSER, NO_NODE, open_page, serve
 from torch import nn
 
-from benchmark import node
 from export import (
     ImageFront,
     add_guard,
@@ -44,9 +44,7 @@ def student(tmp_path_factory):
     alone = tmp_path_factory.mktemp("elsewhere") / "student"
     shutil.copytree(made, alone)
     shutil.rmtree(folder)
-    packages = node.modules_folder() / "node_modules"
-    if packages.exists():
-        (alone / "snippets" / "javascript" / "node_modules").symlink_to(packages)
+    link_packages(alone)
     return alone
 
 
@@ -88,9 +86,7 @@ def guarded(tmp_path_factory):
     middle = int(np.argsort(measure_unlikeness(guard, features))[100])
     for name, golden in (("like", {"image": dim["image"][middle : middle + 1]}), ("unlike", bright)):
         made = write_student(folder / name, artifact, given | {"guard": told}, golden, "# A card\n")
-        packages = node.modules_folder() / "node_modules"
-        if packages.exists():
-            (made / "snippets" / "javascript" / "node_modules").symlink_to(packages)
+        link_packages(made)
     return folder
 
 

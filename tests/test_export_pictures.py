@@ -13,9 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from student_folders import DIGITS, PHOTOS, crop_photos, expect, make_digit_student, make_photo_student, save
+from student_folders import (
+    DIGITS,
+    PHOTOS,
+    crop_photos,
+    expect,
+    link_packages,
+    make_digit_student,
+    make_photo_student,
+    save,
+)
 
-from benchmark import browser, node, resolve_target, unavailable
+from benchmark import browser, resolve_target, unavailable
 
 TOLERANCE = 1e-4  # of logits; PNG is the same pixels everywhere, so that this is arithmetic alone
 JPEG_TOLERANCE = 0.05  # decoders may differ by a level or two; docs/students.md says what was found
@@ -69,11 +78,6 @@ def digits(tmp_path_factory):
         images = np.round(golden["input/image"] * 255 / 16).astype(np.uint8)
     paths = [save(image, folder.parent / f"{i}.png") for i, image in enumerate(images)]
     return folder, paths, np.array([expect(module, DIGITS, image.astype(np.float32) * 16 / 255) for image in images])
-
-
-def link_packages(folder):
-    if (node.modules_folder() / "node_modules").exists():
-        (folder / "snippets" / "javascript" / "node_modules").symlink_to(node.modules_folder() / "node_modules")
 
 
 def compare(found, wanted, paths):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from student_folders import link_packages
 from test_export_pictures import NO_BROWSER, NO_NODE, open_page, serve
 from text_students import CLASSES, GOLDEN, LENGTH, expect, make_text_student, make_tokenizer
 
@@ -76,9 +77,7 @@ def student(tmp_path_factory, tokenizer):
     made, module = make_text_student(tmp_path_factory.mktemp("made"), tokenizer)
     alone = tmp_path_factory.mktemp("elsewhere") / "student"
     shutil.move(made, alone)
-    packages = node.modules_folder() / "node_modules"
-    if packages.exists():
-        (alone / "snippets" / "javascript" / "node_modules").symlink_to(packages)
+    link_packages(alone)
     return alone, module
 
 
