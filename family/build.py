@@ -17,6 +17,7 @@ from family.errors import mistake
 from family.finals import choose_students, could_win, finalist_rows, finish, measure_finalists, pick_finalists
 from family.forecast import forecast, say_forecast
 from family.guards import guard_students
+from family.helpers import Ahead, open_helpers
 from family.job import TEACHERS, Job, Show, open_job
 from family.progress import Stage, Watch, watch_nothing
 from family.recipe import find_recipe
@@ -63,12 +64,13 @@ def build(spec: Spec, run: Path | None, dry_run: bool, show: Show, watch: Watch 
             return Outcome(0, told, folder, say_forecast(told))
         if not job.measured_targets():
             return all_skipped(job)
-        return build_family(job)
+        with open_helpers(job) as train_ahead:
+            return build_family(job, train_ahead)
 
 
-def build_family(job: Job) -> Outcome:
+def build_family(job: Job, train_ahead: Ahead) -> Outcome:
     """Recipe, search, finals, choice, guards, controls, records, report."""
-    recipe = find_recipe(job)
+    recipe = find_recipe(job, train_ahead)
     with open_benches(job) as benches:
         searched = search(job, recipe.student, benches)
         finalists = finish(job, pick_finalists(job, searched, recipe.student, benches), recipe.student)
@@ -80,7 +82,7 @@ def build_family(job: Job) -> Outcome:
         choices = choose_students(job, rows, finalists, recipe.student)
         guards = guard_students(job, choices, finalists, recipe.student, benches)
     chosen = {c.id: finalists[c.id] for c in choices.values() if c.status == "kept" and c.id is not None}
-    train_controls(job, chosen, recipe)
+    train_controls(job, chosen, recipe, train_ahead)
     job.watch(Stage("reading test and writing the report"))
     write_search(job, searched)
     family = write_family(job, recipe, searched, rows, choices, finalists, teacher_latency, untrained, guards)

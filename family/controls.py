@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from family.helpers import Ahead, train_nothing
 from family.job import Job
 from family.progress import Stage
 from family.recipe import Recipe
@@ -32,10 +33,14 @@ def paired_trainings(job: Job, recipe: Recipe) -> list[tuple[Training, Training]
     return [(replace(recipe.student, seed=s), replace(recipe.control, seed=s)) for s in seeds]
 
 
-def train_controls(job: Job, chosen: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> None:
+def train_controls(
+    job: Job, chosen: Mapping[str, Mapping[str, Any]], recipe: Recipe, train_ahead: Ahead = train_nothing
+) -> None:
     """Train and export every distinct chosen student and its control on every fresh seed."""
+    pairs = paired_trainings(job, recipe)
+    train_ahead([(params, training) for params in chosen.values() for pair in pairs for training in pair])
     for done, (identity, params) in enumerate(chosen.items()):
-        for pair, (student, control) in enumerate(paired_trainings(job, recipe)):
+        for pair, (student, control) in enumerate(pairs):
             seeds = job.spec.distill.control_seeds
             job.watch(Stage("training the chosen beside their controls", done * seeds + pair, len(chosen) * seeds))
             for training in (student, control):

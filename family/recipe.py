@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from family import spaces, tune
+from family.helpers import Ahead, train_nothing
 from family.job import Job
 from family.losses import check_loss, loss_of, losses_for
 from family.progress import Stage
@@ -40,18 +41,18 @@ class Recipe:
     starts: dict[str, list[dict[str, Any]]]
 
 
-def find_recipe(job: Job) -> Recipe:
+def find_recipe(job: Job, train_ahead: Ahead = train_nothing) -> Recipe:
     """Find the learning rates and the loss, once per teacher, data, space and settings."""
     asked = job.spec.distill.model_dump(exclude={"control_seeds", *OF_TOKENS})  # of no concern here
     inputs = [job.student_id, job.task.fingerprint, job.task.score.name, job.teacher.fingerprint, asked, job.spec.seed]
     inputs.append(job.spec.search.engine in SHARING)
     if later := job.spec.distill.model_dump(include=OF_TOKENS, exclude_defaults=True):
         inputs.append(later)
-    kept = remember(job.folder / "recipe.json", inputs, lambda: bake(job))
+    kept = remember(job.folder / "recipe.json", inputs, lambda: bake(job, train_ahead))
     return Recipe(**{**kept, "student": Training(**kept["student"]), "control": Training(**kept["control"])})
 
 
-def bake(job: Job) -> dict[str, Any]:
+def bake(job: Job, train_ahead: Ahead = train_nothing) -> dict[str, Any]:
     asked, store = job.spec.distill, job.soft_targets()
     base = Training(
         loss=first_loss(job),
@@ -65,7 +66,8 @@ def bake(job: Job) -> dict[str, Any]:
         patience=asked.patience if asked.patience != "auto" else AUTO_PATIENCE,
     )
     check_loss(base.loss, job.task.kind, store.has, base.temperature, store.temperatures)
-    ways = find_rates(job, {"student": base, "control": replace(base, loss="labels", on_policy=0.0)})
+    bases = {"student": base, "control": replace(base, loss="labels", on_policy=0.0)}
+    ways = find_rates(job, bases, train_ahead)
     rates = {way: tries for way, (_, tries) in ways.items()}
     (student, student_tries), (control, control_tries) = (find_lengths(job, training) for training, _ in ways.values())
     table: list[dict[str, Any]] = []
@@ -151,11 +153,15 @@ def first_loss(job: Job) -> str:
     return next(name for name in losses_for(job.task.kind) if loss_of(name, job.task.kind).needs <= has)
 
 
-def find_rates(job: Job, bases: Mapping[str, Training]) -> dict[str, tuple[Training, tune.Table]]:
+def find_rates(
+    job: Job, bases: Mapping[str, Training], train_ahead: Ahead = train_nothing
+) -> dict[str, tuple[Training, tune.Table]]:
     """Each of `bases` with its learning rate, given or the best of one grid, and what was tried: the same for all."""
     given = job.spec.distill.learning_rate
     if given != "auto":
         return {way: (replace(base, learning_rate=float(given)), []) for way, base in bases.items()}
+    sizes = [pick(job.space) for pick in SIZES.values()]
+    train_ahead([(size, one) for base in bases.values() for one in short_runs(base, UPPER) for size in sizes])
     found = {way: try_rates(job, base, UPPER) for way, base in bases.items()}
     if any(rate == min(UPPER) for rate, _ in found.values()):
         found = {way: try_rates(job, base, GRID) for way, base in bases.items()}  # those of UPPER are there
@@ -169,7 +175,15 @@ def try_rates(job: Job, base: Training, grid: Sequence[float]) -> tuple[float, t
     job.watch(Stage(f"learning rate for {base.loss}, short runs on a small and a large student"))
     sizes = [pick(job.space) for pick in SIZES.values()]
     students = [(trainer(job, params), job.task.seen_by(params)) for params in sizes]
-    return tune.find_learning_rate(students, base, grid, max(20, base.steps // SHORT))
+    return tune.find_learning_rate(students, base, grid, short_steps(base))
+
+
+def short_runs(base: Training, grid: Sequence[float]) -> list[Training]:
+    return tune.with_rates(base, grid, short_steps(base))
+
+
+def short_steps(base: Training) -> int:
+    return max(20, base.steps // SHORT)
 
 
 def trainer(job: Job, params: Mapping[str, Any]) -> tune.TrainOnce:

@@ -93,13 +93,16 @@ def find_learning_rate(
     if not grid:
         raise ValueError("The grid of learning rates must hold one or more. Got none.")
     tries: Table = []
-    for rate in grid:
+    for training in with_rates(base, grid, steps):
         for size, (train, task) in zip(("small", "large"), students, strict=False):
-            training = replace(base, learning_rate=rate, steps=steps)
-            row = {"learning_rate": rate, "student": size, "steps": steps}
+            row = {"learning_rate": training.learning_rate, "student": size, "steps": steps}
             tries.append(row | {"val": short_run(train, task, training)})
     means = {rate: float(np.mean([t["val"] for t in tries if t["learning_rate"] == rate])) for rate in grid}
     return max(grid, key=lambda rate: goodness(students[0][1], means[rate])), tries
+
+
+def with_rates(base: Training, grid: Sequence[float], steps: int) -> list[Training]:
+    return [replace(base, learning_rate=rate, steps=steps) for rate in grid]
 
 
 def goodness(task: Task, score: float) -> float:

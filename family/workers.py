@@ -67,35 +67,58 @@ def start_workers(job: Job, study: str, count: int) -> Iterator[Alive]:
                 process.wait(max(0.0, end - time.monotonic()))
     finally:
         for process in processes.values():
-            process.kill()
-            process.wait()
-            if process.stdin:
-                process.stdin.close()
+            end_process(process)
 
 
 def settings_of(job: Job, study: str) -> dict[str, Any]:
     """What a worker process reads from its input. It may hold a password, so it never stands in a command line."""
-    spec = job.spec.model_dump(mode="json")
-    return {"spec": spec, "folder": str(job.spec.folder), "cache": str(job.cache), "study": study}
+    return {**input_of(job), "study": study}
+
+
+def input_of(job: Job) -> dict[str, Any]:
+    """The run's own input, from which any process opens the same job."""
+    return {"spec": job.spec.model_dump(mode="json"), "folder": str(job.spec.folder), "cache": str(job.cache)}
+
+
+def read_input(settings: Mapping[str, Any]) -> tuple[Spec, Path, Path]:
+    """Spec, run folder and cache of `input_of`."""
+    spec = Spec.model_validate(settings["spec"] | {"folder": Path(settings["folder"])})
+    return spec, Path(settings["run"]), Path(settings["cache"])
 
 
 def start_worker(job: Job, study: str, name: str) -> subprocess.Popen[bytes]:
-    """Its last words are kept in the run folder."""
-    settings = json.dumps(settings_of(job, study) | {"run": str(job.folder), "elsewhere": False})
+    return start_process(job, "family.workers", settings_of(job, study) | {"elsewhere": False}, name)
+
+
+def start_process(job: Job, module: str, settings: Mapping[str, Any], name: str) -> subprocess.Popen[bytes]:
+    """`module` in a process of its own that works in this run folder and reads its settings from its input, which stays
+    open. Its last words are kept in the run folder."""
     with log_of(job, name).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "family.workers"],
-            stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
+            [sys.executable, "-P", "-m", module],
+            stdin=subprocess.PIPE,  # its end tells the process that this one is gone
             stdout=log,
             stderr=log,
             env={**os.environ, NAME: name},
             start_new_session=True,
         )
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it ended at once; its log says why
-        process.stdin.write(settings.encode() + b"\n")
-        process.stdin.flush()
+    tell(process, {**settings, "run": str(job.folder)})
     return process
+
+
+def tell(process: subprocess.Popen[bytes], line: Mapping[str, Any]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it ended; its log says why
+        process.stdin.write(json.dumps(line).encode() + b"\n")
+        process.stdin.flush()
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdin:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def log_of(job: Job, name: str) -> Path:
@@ -109,15 +132,23 @@ def leave_with_caller() -> None:
     os._exit(1)
 
 
-def read_settings() -> dict[str, Any]:
-    """The first line of this process's input."""
+def read_line() -> dict[str, Any] | None:
+    """The next line of this process's input; None at its end."""
     line = b""
-    while not line.endswith(b"\n"):
+    while not line.endswith(b"\n"):  # not through sys.stdin, whose buffer would keep what `leave_with_caller` waits for
         part = os.read(0, 1)
         if not part:
-            sys.exit("no settings were given")
+            return None
         line += part
     return dict(json.loads(line))
+
+
+def read_settings() -> dict[str, Any]:
+    """The first line of this process's input."""
+    settings = read_line()
+    if settings is None:
+        sys.exit("no settings were given")
+    return settings
 
 
 def count_workers(asked: int | str) -> int:
@@ -132,8 +163,7 @@ def work(settings: Mapping[str, Any]) -> None:
     from family.job import open_job
     from family.search import join_search
 
-    spec = Spec.model_validate(settings["spec"] | {"folder": Path(settings["folder"])})
-    run, cache = Path(settings["run"]), Path(settings["cache"])
+    spec, run, cache = read_input(settings)
     if settings["elsewhere"]:
         join(spec, run, print, cache, settings["study"])
     else:
