@@ -21,12 +21,14 @@ from family.helpers import Ahead, open_helpers
 from family.job import TEACHERS, Job, Show, open_job
 from family.progress import Stage, Watch, watch_nothing
 from family.recipe import find_recipe
-from family.records import summary_table, write_family, write_search
+from family.records import write_family
 from family.run_folder import explain_disk_trouble, hold_run, write_json
 from family.search import search
 from family.spec import Spec
 from family.stand_in import compare_untrained
 from family.storages import check_url, hide_password
+from family.summary import summary_table
+from family.tables import write_search
 from family.teacher_cost import measure_teacher
 from family.teachers import teacher_score
 from family.text.text_teacher import say_text_teacher

@@ -23,17 +23,16 @@ from family import spaces
 from family.errors import StudentFamilyError
 from family.job import Job, open_job
 from family.students import own_training, train_candidate, trained_folder
+from family.supernet import CannotRank
 from family.types import Training
 from family.workers import end_process, input_of, log_of, read_input, read_line, read_settings, start_process, tell
 
 Wanted = Sequence[tuple[Mapping[str, Any], Training]]
 Ahead = Callable[[Wanted], None]
 
-WORTH_S = 20.0  # of trainings; a helper takes some seconds to open the job
-STEP_S, MACS_PER_S = (
-    1.5e-3,
-    1e10,
-)  # of one core: what a step takes beside its multiply-accumulates, and how many of these
+WORTH_S = 12.0  # of trainings; a helper takes some seconds to open the job
+STEP_S = 2e-3  # of one core, beside its multiply-accumulates
+MACS_PER_S = 1e10
 ROOM = 1.5  # of this process's own memory must be free for each helper
 
 
@@ -82,14 +81,16 @@ def is_trained(job: Job, params: Mapping[str, Any], training: Training) -> bool:
 
 
 def foresee_seconds(job: Job, wanted: Wanted) -> float:
-    """About what training them takes on one core, without the shared weights that some begin from."""
-    seconds = 0.0
-    for params, training in wanted:
-        module = spaces.build_student(job.space, params, job.task, training.seed)
-        macs = spaces.cost_of(module, job.task.seen_by(params))
-        steps = own_training(job, params, training).steps
-        seconds += steps * (STEP_S + 3 * training.batch * macs / MACS_PER_S)  # forward, and backward twice that
-    return seconds
+    """About what training them takes on one core, with the shared weights that some begin from."""
+    shared = {(t.loss, t.seed): (spaces.largest(job.space), t.inherits, t) for _, t in wanted if t.inherits}
+    runs = [(params, own_training(job, params, t).steps, t) for params, t in wanted]
+    return sum(foresee_one(job, *run) for run in (*runs, *shared.values()))
+
+
+def foresee_one(job: Job, params: Mapping[str, Any], steps: int, training: Training) -> float:
+    module = spaces.build_student(job.space, params, job.task, training.seed)
+    macs = spaces.cost_of(module, job.task.seen_by(params))
+    return steps * (STEP_S + 3 * training.batch * macs / MACS_PER_S)  # forward, and backward twice that
 
 
 def part_of(wanted: Wanted, helper: int, helpers: int) -> Wanted:
@@ -110,7 +111,8 @@ def help_out(settings: Mapping[str, Any]) -> None:
     job = open_job(spec, run, cache, print)
     while True:
         for params, training in lists.get()["wanted"]:
-            train_candidate(job, params, Training(**training))
+            with contextlib.suppress(CannotRank):  # this process's caller meets it, too, and says so
+                train_candidate(job, params, Training(**training))
 
 
 def listen(lists: queue.Queue[Mapping[str, Any]]) -> None:

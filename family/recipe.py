@@ -14,7 +14,7 @@ from family.job import Job
 from family.losses import check_loss, loss_of, losses_for
 from family.progress import Stage
 from family.run_folder import remember
-from family.starts import SHARING, choose_start
+from family.starts import SHARING, choose_start, starts_to_try
 from family.students import load_trained, train_candidate
 from family.types import Training
 
@@ -69,10 +69,13 @@ def bake(job: Job, train_ahead: Ahead = train_nothing) -> dict[str, Any]:
     bases = {"student": base, "control": replace(base, loss="labels", on_policy=0.0)}
     ways = find_rates(job, bases, train_ahead)
     rates = {way: tries for way, (_, tries) in ways.items()}
+    train_ahead([run for training, _ in ways.values() for run in lengths_to_try(job, training)])
     (student, student_tries), (control, control_tries) = (find_lengths(job, training) for training, _ in ways.values())
     table: list[dict[str, Any]] = []
     if asked.loss == "auto":
+        train_ahead(losses_to_try(job, student, control))
         student, table = bake_off(job, student, control)
+    train_ahead([run for way in (student, control) for run in starts_to_try(job, way)])
     (student, student_starts), (control, control_starts) = (choose_start(job, way) for way in (student, control))
     return {
         "student": asdict(student),
@@ -93,10 +96,8 @@ def label_weight(job: Job) -> float:
 
 def usual_steps(job: Job) -> int:
     """Those of a middle student where the file gives none."""
-    params = spaces.middle(job.space)
-    middle = spaces.build_student(job.space, params, job.task, job.spec.seed)
     rows = job.task.rows("train") + job.task.rows("transfer")
-    return tune.auto_steps(rows, spaces.cost_of(middle, job.task.seen_by(params)))
+    return tune.auto_steps(rows, cost_of(job, spaces.middle(job.space), job.spec.seed))
 
 
 def bake_off(job: Job, student: Training, control: Training) -> tuple[Training, tune.Table]:
@@ -120,29 +121,56 @@ def bake_off(job: Job, student: Training, control: Training) -> tuple[Training, 
     return replace(chosen, stretch=longer.stretch, macs=longer.macs), table
 
 
+def losses_to_try(job: Job, student: Training, control: Training) -> list[tuple[Mapping[str, Any], Training]]:
+    """What the bake-off begins with."""
+    params, losses = spaces.middle(job.space), losses_for(job.task.kind)
+    task = job.task.seen_by(params)
+    ways = tune.ways_to_try(task, job.soft_targets(), student.unscaled, losses, control.unscaled)
+    return [(params, way) for way in ways]
+
+
 def find_lengths(job: Job, base: Training) -> tuple[Training, tune.Table]:
     """`base` with steps that go from those best for a small student to the usual of a large one, and every try; as it
     is where steps are given."""
     if job.spec.distill.steps != "auto":
         return base, []
     job.watch(Stage(f"length for {base.loss}"))
-    middle = spaces.build_student(job.space, spaces.middle(job.space), job.task, base.seed)
-    middle_cost = spaces.cost_of(middle, job.task.seen_by(spaces.middle(job.space)))
     found: dict[str, tuple[int, int]] = {}  # size → steps, cost
     tries: tune.Table = []
     for size, pick in SIZES.items():
         params = pick(job.space)
-        task = job.task.seen_by(params)
-        cost = spaces.cost_of(spaces.build_student(job.space, params, job.task, base.seed), task)
-        lengths = tune.lengths_to_try(base.steps, LENGTHS[size], cost, middle_cost)
+        lengths = lengths_of(job, base, size)
         steps = lengths[0]
         if len(lengths) > 1:
-            steps, rows = tune.find_length(trainer(job, params), task, base, lengths)
+            steps, rows = tune.find_length(trainer(job, params), job.task.seen_by(params), base, lengths)
             tries += [{"student": size} | row for row in rows]
-        found[size] = steps, cost
+        found[size] = steps, cost_of(job, params, base.seed)
     (small, large), costs = zip(*found.values(), strict=True)
     job.show(f"length for {base.loss}: {small} steps for the smallest student, {large} for the largest")
     return tune.stretch_between(base, (small, large), costs), tries
+
+
+def lengths_to_try(job: Job, base: Training) -> list[tuple[Mapping[str, Any], Training]]:
+    """Every (params, training) that `find_lengths` compares."""
+    if job.spec.distill.steps != "auto":
+        return []
+    lengths = {size: lengths_of(job, base, size) for size in SIZES}
+    return [
+        (SIZES[size](job.space), replace(base, steps=steps))
+        for size, own in lengths.items()
+        for steps in own
+        if len(own) > 1
+    ]
+
+
+def lengths_of(job: Job, base: Training, size: str) -> list[int]:
+    cost, middle = (cost_of(job, pick(job.space), base.seed) for pick in (SIZES[size], spaces.middle))
+    return tune.lengths_to_try(base.steps, LENGTHS[size], cost, middle)
+
+
+def cost_of(job: Job, params: Mapping[str, Any], seed: int) -> int:
+    """Multiply-accumulates a row."""
+    return spaces.cost_of(spaces.build_student(job.space, params, job.task, seed), job.task.seen_by(params))
 
 
 def first_loss(job: Job) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from family.types import Training
 SIZES = {"smallest": spaces.smallest, "middle": spaces.middle}
 SHARING = ("auto", "supernet")  # engines
 Table = list[dict[str, Any]]
+Params = Mapping[str, Any]
 
 
 def choose_start(job: Job, scratch: Training) -> tuple[Training, Table]:
@@ -28,7 +30,7 @@ def choose_start(job: Job, scratch: Training) -> tuple[Training, Table]:
     if job.spec.search.engine not in SHARING:
         return scratch, []
     job.watch(Stage(f"whether shared weights are the better start for {scratch.loss}, on a small and a middle student"))
-    inheriting = replace(scratch, inherits=scratch.steps)
+    inheriting = inherit(scratch)
     try:
         table = try_start(job, inheriting.unscaled)
     except CannotRank:  # the search says why
@@ -39,6 +41,18 @@ def choose_start(job: Job, scratch: Training) -> tuple[Training, Table]:
         return inheriting, table
     job.show(f"{scratch.loss}: students begin from values of their own; from shared weights two are worse on val")
     return scratch, table
+
+
+def inherit(scratch: Training) -> Training:
+    return replace(scratch, inherits=scratch.steps)
+
+
+def starts_to_try(job: Job, scratch: Training) -> list[tuple[Params, Training]]:
+    """Every (params, training) that `choose_start` compares."""
+    if job.spec.search.engine not in SHARING:
+        return []
+    ways = (inherit(scratch).unscaled, scratch.unscaled)
+    return [(size(job.space), way) for way in ways for size in SIZES.values()]
 
 
 def try_start(job: Job, training: Training) -> Table:

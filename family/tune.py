@@ -133,14 +133,19 @@ def bake_off(
     what `store` lacks are left out. The table: loss, learning_rate, temperature, val, steps, `won`,
     and `gain`, `gain_low`, `gain_high` over the default (None where either diverged).
     """
-    ways = [control if name == "labels" else replace(base, loss=name) for name in losses]
-    ways = [way for way in ways if loss_of(way.loss, task.kind).needs <= store.has]
+    ways = ways_to_try(task, store, base, losses, control)
     tried: dict[Training, Try] = {}
     chosen = contest(train, task, ways, tried)
     if chosen.loss not in WITHOUT_TEMPERATURE:
         known = [t for t in temperatures if "all" in store.has or t in store.temperatures]
         chosen = contest(train, task, [chosen, *(replace(chosen, temperature=t) for t in known)], tried)
     return chosen, [one.row | {"won": way == chosen} for way, one in tried.items()]
+
+
+def ways_to_try(task: Task, store: Store, base: Training, losses: Sequence[str], control: Training) -> list[Training]:
+    """Of a bake-off: a way for each loss that needs no more than `store` has."""
+    ways = [control if name == "labels" else replace(base, loss=name) for name in losses]
+    return [way for way in ways if loss_of(way.loss, task.kind).needs <= store.has]
 
 
 @dataclass

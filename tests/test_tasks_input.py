@@ -17,7 +17,7 @@ from PIL import Image
 
 from export import SeriesFront, TableFront, apply_front
 from family.tasks import DataOptions, DataTask, open_task
-from family.tasks.sources import Encoded
+from family.tasks.arrow import Encoded
 
 SPLITS = ("train", "transfer", "val", "test")
 
@@ -410,13 +410,13 @@ def test_the_description_is_for_the_report(tmp_path: Path) -> None:
 
 
 def test_large_arrays_are_mapped_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from family.tasks import sources
+    from family.tasks import arrays as reading
 
     pixels = np.random.default_rng(0).integers(0, 256, (60, 9, 8, 3), dtype=np.uint8)
     for save in (np.savez, np.savez_compressed):
         save(tmp_path / "d.npz", label=np.arange(60) % 3, x=pixels, other=np.asfortranarray(pixels[..., 0]))
-        monkeypatch.setattr(sources, "MAPPED", 0)
-        arrays = sources.load_arrays(tmp_path / "d.npz", "data.path")
+        monkeypatch.setattr(reading, "MAPPED", 0)
+        arrays = reading.load_arrays(tmp_path / "d.npz", "data.path")
         assert isinstance(arrays["x"], np.memmap) == (save is np.savez)
         np.testing.assert_array_equal(arrays["x"], pixels)
         np.testing.assert_array_equal(arrays["other"], pixels[..., 0])
@@ -599,9 +599,9 @@ def test_normalisation_in_pieces_is_that_of_the_whole(tmp_path: Path, monkeypatc
 
 
 def test_a_mapped_table_of_float32_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from family.tasks import sources
+    from family.tasks import arrays as reading
 
-    monkeypatch.setattr(sources, "MAPPED", 0)
+    monkeypatch.setattr(reading, "MAPPED", 0)
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).random((60, 4), np.float32), label=np.arange(60) % 3)
     task = opened(tmp_path, "d.npz")
     assert isinstance(task.source.columns["numbers"].base, np.memmap)

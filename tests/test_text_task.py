@@ -12,7 +12,7 @@ import pytest
 
 from export import TextFront, apply_front
 from family.errors import Mistakes
-from family.records import count_bytes, write_test_rows
+from family.tables import count_bytes, write_test_rows
 from family.tasks import DataOptions, open_task
 from family.tasks.text_task import TextTask
 from family.text.text_source import LONGEST, SEPARATOR, split_columns
@@ -247,6 +247,12 @@ def test_a_pool_without_text_is_told(tmp_path):
         open_rows(tmp_path, make_rows(), transfer="pool.jsonl")
 
 
+def test_a_pool_that_is_no_unicode_is_told_of_the_pool(tmp_path):
+    (tmp_path / "pool.jsonl").write_bytes(b'{"text": "\\ud800"}\n')
+    with pytest.raises(Mistakes, match=r"data.transfer .*Row 0 has half a character"):
+        open_rows(tmp_path, make_rows(), transfer="pool.jsonl")
+
+
 def test_groups_stay_together(tmp_path):
     rows = [r | {"who": f"writer {i // 5}"} for i, r in enumerate(make_rows())]
     task = open_rows(tmp_path, rows, group="who")
@@ -273,6 +279,6 @@ def test_one_long_text_does_not_fill_the_memory_with_test_rows(tmp_path, monkeyp
     with np.load(tmp_path / "test-rows.npz") as there:
         assert there["input:text"].tolist() == kept.tolist()
     (tmp_path / "test-rows.npz").unlink()
-    monkeypatch.setattr("family.records.TEST_ROWS_BYTES", kept.nbytes - 1)
+    monkeypatch.setattr("family.tables.TEST_ROWS_BYTES", kept.nbytes - 1)
     write_test_rows(job)
     assert not (tmp_path / "test-rows.npz").exists()

@@ -10,13 +10,15 @@ import pytest
 
 from benchmark import Measurement, measurement_to_dict
 from family.candidates import say_cost, told_cost, violation, why_unfit
+from family.entries import find_untold
 from family.finals import flat_figures, is_cheaper
 from family.forecast import fit_budgets, say_forecast
 from family.job import Job, open_job
 from family.predicting import told_of_all
-from family.records import cost_names, find_untold, say_way_out, write_search
 from family.search import Searched
 from family.spec import read_spec
+from family.summary import say_way_out
+from family.tables import cost_names, write_search
 from family.untold import UNKNOWN, told_alone
 
 FILE = """

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from family.errors import Mistake, Mistakes
+from family.tasks.arrow import decode
 from family.tasks.options import Source
-from family.tasks.sources import decode
 
 SHOWN = 5
 

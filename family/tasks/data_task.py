@@ -32,6 +32,7 @@ from family.doors import hash_code, is_reference
 from family.errors import Mistake, Mistakes, mistake
 from family.run_folder import content_id, write_beside, write_json
 from family.suggest import did_you_mean
+from family.tasks.arrow import decode
 from family.tasks.augment import (
     Augment,
     check_augment,
@@ -47,7 +48,7 @@ from family.tasks.checks import check_values, collect, image_sizes, row_keys, wa
 from family.tasks.labels import check_classes, pick_score, read_labels, warn_of_rare
 from family.tasks.lm_task import open_lm
 from family.tasks.options import DataOptions, Source
-from family.tasks.sources import decode, read_source
+from family.tasks.sources import read_source
 from family.tasks.splits import split_rows
 from family.tasks.teaching import labels_as_lessons
 from family.tasks.text_task import open_text

@@ -21,8 +21,8 @@ from family.run_folder import content_id
 from family.tasks.augment import check_augment
 from family.tasks.checks import check_values, collect, warn_of_duplicates
 from family.tasks.labels import check_classes, pick_score, read_labels, warn_of_rare
+from family.tasks.named import is_known
 from family.tasks.options import DataOptions, Source
-from family.tasks.sources import is_known
 from family.tasks.splits import split_rows
 from family.tasks.teaching import labels_as_lessons
 from family.tasks.user_functions import check_user_score, say_direction

@@ -12,18 +12,11 @@ import pandas as pd
 
 from family.doors import is_reference
 from family.errors import mistake
+from family.tasks.arrays import cut_series, load_arrays, pad_series
+from family.tasks.arrow import find_pictures, frame_files, join_files
+from family.tasks.folders import IMAGE_ENDINGS
+from family.tasks.frames import is_hugging_face, read_any_frame
 from family.tasks.options import DataOptions, Source
-from family.tasks.sources import (
-    IMAGE_ENDINGS,
-    cut_series,
-    find_pictures,
-    frame_files,
-    is_hugging_face,
-    join_files,
-    load_arrays,
-    pad_series,
-    read_any_frame,
-)
 from family.tasks.user_functions import read_user_arrays
 
 WHERE = "data.transfer"

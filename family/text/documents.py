@@ -11,8 +11,8 @@ import numpy as np
 
 from family.errors import mistake
 from family.suggest import did_you_mean
+from family.tasks.frames import is_hugging_face
 from family.tasks.options import DataOptions, Source
-from family.tasks.sources import is_hugging_face
 from family.text.lines import as_objects, check_unicode, read_columns, read_text
 from family.text.prompts import is_missing
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from family.errors import mistake
-from family.tasks.sources import read_any_frame
+from family.tasks.frames import read_any_frame
 
 
 def read_text(file: Path, where: str) -> str:

@@ -13,18 +13,11 @@ import pandas as pd
 from family.doors import is_reference
 from family.errors import mistake
 from family.suggest import did_you_mean
+from family.tasks.folders import list_files, list_pool
+from family.tasks.frames import is_hugging_face, stack_lists
 from family.tasks.labels import FEW_VALUES, wants_regression
+from family.tasks.named import is_known, no_label, refuse_unused, take_group
 from family.tasks.options import DataOptions, Source
-from family.tasks.sources import (
-    is_hugging_face,
-    is_known,
-    list_files,
-    list_pool,
-    no_label,
-    refuse_unused,
-    stack_lists,
-    take_group,
-)
 from family.tasks.user_functions import read_user_arrays
 from family.text.lines import as_objects, check_unicode, read_columns, read_text
 from family.text.prompts import is_missing
@@ -62,7 +55,7 @@ def read_folder(folder: Path, options: DataOptions) -> Source:
     """mails/<class>/<file>.txt, or mails/<train|val|test>/<class>/<file>.txt and mails/transfer/<file>.txt."""
     refuse_unused(options, "a folder of text files, which has class folders for labels and no groups")
     files, split = list_files(folder, options, ENDINGS, "text files")
-    texts, notes = clean([read_text(file, "data.path") for file, _ in files])
+    texts, notes = clean([read_text(file, "data.path") for file, _ in files], "data.path")
     labels = np.array([label for _, label in files])
     known = is_known(split, options)
     said = f"task: text, {len(files)} files of {len(set(labels[known]))} class folders"
@@ -72,7 +65,7 @@ def read_folder(folder: Path, options: DataOptions) -> Source:
 
 def from_columns(columns: Columns, options: DataOptions) -> Source:
     named = pick_columns(columns, options)
-    texts, notes = clean(join_columns(columns, named))
+    texts, notes = clean(join_columns(columns, named), "data.path")
     rest: dict[str, Any] = {name: values for name, values in columns.items() if name not in named}
     label = options.label or "label"
     if label not in rest and options.label is not None:
@@ -130,9 +123,9 @@ def split_columns(text: str) -> list[str]:
     return text.split(SEPARATOR)
 
 
-def clean(texts: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+def clean(texts: Sequence[str], where: str) -> tuple[list[str], tuple[str, ...]]:
     """Texts with nothing but space in them as "", enormous ones cut. Raises Mistakes for what is no Unicode."""
-    check_unicode(texts, "data.path")
+    check_unicode(texts, where)
     long = sum(len(text) > LONGEST for text in texts)
     notes = (f"{long} texts have more than {LONGEST:,} characters; what follows is not read",) if long else ()
     return [text[:LONGEST] if text.strip() else "" for text in texts], notes
@@ -205,7 +198,7 @@ def read_pool(options: DataOptions, named: Sequence[str], cache: Path) -> list[s
     named = named if all(name in columns for name in named) else [n for n in COLUMNS if n in columns][:1]
     if not named:
         raise mistake(where, f"lacks the data's column of text. It has {', '.join(columns)}.")
-    texts, _ = clean(join_columns(columns, named))
+    texts, _ = clean(join_columns(columns, named), where)
     kept = [text for text in texts if text]
     if not kept:
         raise mistake(where, f"{asked} holds no text.")
