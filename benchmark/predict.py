@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
-from scipy.special import stdtrit
+
+from benchmark.intervals import find_t
 
 FLOOR = 0.03  # the least margin: what two timings of one model differ by
 SURE = 0.995  # of a further model, one-sided
@@ -41,7 +41,7 @@ class Predictor:
         high = np.log1p(np.maximum(self.errors, 0.0))
         n = len(high)
         spread = float(np.sqrt(2 * (high**2).mean()))  # as if the other half were like it
-        wide = float(np.expm1(stdtrit(n - 1, SURE) * spread * (1 + 1 / n) ** 0.5))
+        wide = float(np.expm1(find_t(n - 1, SURE) * spread * (1 + 1 / n) ** 0.5))
         return max(FLOOR, wide, 1.5 * float(np.expm1(high.max())))
 
 
@@ -75,6 +75,8 @@ def leave_out(features: np.ndarray, costs: np.ndarray, groups: np.ndarray, i: in
 
 def solve(features: np.ndarray, costs: np.ndarray) -> np.ndarray:
     """Weights w ≥ 0 with the least Σ (features · w / cost - 1)². features: (models, features)"""
+    from scipy.optimize import nnls  # late, as in `find_t`
+
     relative = features / costs[:, None]
     scale = np.maximum(np.abs(relative).max(axis=0), 1e-300)  # of each column, for the numbers' sake
     weights, _ = nnls(relative / scale, np.ones(len(costs)))

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from benchmark.emulated import CORES, EmulatedChannel, find_missing_core, is_counted
+from benchmark.intervals import find_t
 from benchmark.predict import Predictor, fit, predict
 from benchmark.types import Measurement, Target
 
@@ -67,7 +67,7 @@ class Profile:
         of one student err alike: they count as one."""
         logs = np.log1p(np.asarray(self.errors))
         n = self.students
-        return float(np.exp(stdtrit(n - 1, 0.975) * np.sqrt((logs**2).mean()) * (1 + 1 / n) ** 0.5))
+        return float(np.exp(find_t(n - 1) * np.sqrt((logs**2).mean()) * (1 + 1 / n) ** 0.5))
 
     def estimate(self, row: Row) -> float:
         """Milliseconds. Raises ValueError for a model beyond what was calibrated."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,18 @@ def guard_students(
     guard is on where a fresh measurement of the file with it keeps the budget's limits. The choice stays as it is."""
     if job.spec.export.guard is False:
         return {}
+    kept = {
+        name: (finalists[choice.id], choice.precision)
+        for name, choice in choices.items()
+        if choice.status == "kept" and choice.id is not None and choice.precision is not None
+    }
+    for target, bench in benches.items():
+        here = {name: file for name, file in kept.items() if job.spec.budgets[name].target == target}
+        measure_together(job, here, training, target, bench)
     guards = {}
-    for name, choice in choices.items():
-        if choice.status == "kept":
-            assert choice.id is not None
-            assert choice.precision is not None
-            params = finalists[choice.id]
-            guards[name] = decide(job, name, params, choice.precision, training, benches)
-            say(job, name, guards[name])
+    for name, (params, precision) in kept.items():
+        guards[name] = decide(job, name, params, precision, training, benches)
+        say(job, name, guards[name])
     return guards
 
 
@@ -78,7 +83,7 @@ def decide(
     if made["why"]:
         return {"on": False, **made}
     try:
-        if made["size_bytes"] / 1000 > cost_limits(budget).get("size_kb", math.inf):
+        if is_too_large(made, budget):
             figures = weigh_guarded(job, params, precision, training, budget.target)  # nothing else can save it
         else:
             figures = measure_guarded(job, params, precision, training, budget.target, benches[budget.target])
@@ -86,6 +91,10 @@ def decide(
         return {**made, "on": False, "why": f"{budget.target} gives no figures of it: {problem}".rstrip(".")}
     why = " and ".join(list_broken(figures["with"], cost_limits(budget))) or None
     return {**made, "on": why is None, "why": why, "costs": compare_costs(figures)}
+
+
+def is_too_large(made: Mapping[str, Any], budget: Any) -> bool:
+    return bool(made["size_bytes"] / 1000 > cost_limits(budget).get("size_kb", math.inf))
 
 
 def list_broken(figures: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
@@ -220,20 +229,50 @@ def measure_guarded(
 ) -> dict[str, Any]:
     """`{without, with: {quantity: measurement}}` of the two files, taken together, with nothing else running; written
     once and never retaken on the same host."""
-    guarded = guarded_file(job, params, precision, training)
-    plain = guarded.with_name("model.onnx")
+    place = measuring_place(job, params, precision, training, target)
+
+    def work() -> dict[str, Any]:
+        return settle(job, [guarded_file(job, params, precision, training)], target, bench)[0]
+
+    with measure_alone(job.show) if recall(*place) is None else contextlib.nullcontext():
+        return dict(remember(*place, work))
+
+
+def measuring_place(
+    job: Job, params: Mapping[str, Any], precision: str, training: Training, target: str
+) -> tuple[Path, list[Any]]:
+    """Where the measurements of a file with its guard are kept, and what they depend on."""
     made = make_guard(job, params, precision, training)
     digest = export_trained(job, params, training)[precision]["sha256"]
     path = trained_folder(job, params, training) / "measurements" / f"{target}.guard-{precision}.json"
-    inputs = [digest, made["sha256"], *job.fed_by, *key_of(job, target)]
+    return path, [digest, made["sha256"], *job.fed_by, *key_of(job, target)]
 
-    def work() -> dict[str, Any]:
-        job.watch(Stage(f"measuring coverage guards on {target}, nothing else running"))
-        taken = zip(("without", "with"), bench.settle([plain, guarded]), strict=True)
-        return {key: {one.quantity: measurement_to_dict(one) for one in figures} for key, figures in taken}
 
-    with measure_alone(job.show) if recall(path, inputs) is None else contextlib.nullcontext():
-        return dict(remember(path, inputs, work))
+def settle(job: Job, guarded: Sequence[Path], target: str, bench: Meter) -> list[dict[str, Any]]:
+    """Of each file with a guard `{without, with}`, all taken together."""
+    job.watch(Stage(f"measuring coverage guards on {target}, nothing else running"))
+    both = [path for one in guarded for path in (one.with_name("model.onnx"), one)]
+    taken = [{one.quantity: measurement_to_dict(one) for one in figures} for figures in bench.settle(both)]
+    return [dict(zip(("without", "with"), pair, strict=True)) for pair in zip(taken[::2], taken[1::2], strict=True)]
+
+
+def measure_together(
+    job: Job, kept: Mapping[str, tuple[Mapping[str, Any], str]], training: Training, target: str, bench: Meter
+) -> None:
+    """Measure in the same fresh processes what is new of these budgets' files with a guard, where its size may keep the
+    budget. Of several of which the target refuses one, none is measured here: `measure_guarded` asks of each."""
+    new: dict[Path, tuple[Path, list[Any]]] = {}
+    for name, (params, precision) in kept.items():
+        made = make_guard(job, params, precision, training)
+        if made["why"] or is_too_large(made, job.spec.budgets[name]):
+            continue
+        place = measuring_place(job, params, precision, training, target)
+        if recall(*place) is None:
+            new[guarded_file(job, params, precision, training)] = place
+    if len(new) > 1:
+        with contextlib.suppress(ValueError, WorkerDied), measure_alone(job.show):
+            for place, figures in zip(new.values(), settle(job, list(new), target, bench), strict=True):
+                remember(*place, partial(dict, figures))
 
 
 def compare_costs(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

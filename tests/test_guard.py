@@ -284,6 +284,24 @@ def test_a_guard_ships_where_the_file_with_it_keeps_the_budget(folder: Path, pre
     assert again["roomy"] == found["roomy"]
 
 
+def test_all_files_with_a_guard_are_measured_together(folder: Path) -> None:
+    job = dataclasses.replace(open_with(folder, size=1000), host="of both")
+    choices = {**choices_of("fp32"), "free": Choice("kept", "a", "int8", None, None, {}, {})}
+    meter = SizeMeter()
+    found = guard_students(job, choices, FINALISTS, LABELS, {"cpu": meter})
+    assert meter.asked == 1
+    assert found["roomy"]["costs"]["size_kb"]["with"] > found["free"]["costs"]["size_kb"]["with"]
+
+    class RefusesSeveral(SizeMeter):
+        def settle(self, models: list[Path]) -> list[list[Measurement]]:
+            if len(models) > 2:
+                raise ValueError("it has no operator Abs.")
+            return super().settle(models)
+
+    job = dataclasses.replace(job, host="of each")
+    assert guard_students(job, choices, FINALISTS, LABELS, {"cpu": RefusesSeveral()}) == found
+
+
 class ReachMeter(SizeMeter):
     """A profile that does not reach the file with a guard, or only that one."""
 

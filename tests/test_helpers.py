@@ -1,6 +1,7 @@
 """Helpers, real ones: they train what was asked, to the same bits, and a run is none the worse without them."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,10 @@ import psutil
 import pytest
 
 from family import helpers
+from family.controls import train_controls
 from family.helpers import count_helpers, foresee_seconds, open_helpers, part_of
 from family.job import Job, open_job
+from family.recipe import find_recipe
 from family.spec import read_spec
 from family.students import train_candidate, trained_folder
 from family.types import Training
@@ -130,6 +133,23 @@ def test_a_helper_ends_with_a_run_that_is_killed(job, tmp_path, cache) -> None:
         wait_for(lambda: list(job.folder.glob("candidates/*/trained-*/checkpoint*")))  # it is at work
         run.kill()
         wait_for(lambda: not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE, 20)
+
+
+def test_what_a_recipe_hands_out_is_what_it_trains_and_all_but_what_follows_from_it(job) -> None:
+    wanted: list[tuple[dict, Training]] = []
+    recipe = find_recipe(job, wanted.extend)
+    assert recipe.student.inherits or recipe.starts["student"]
+    listed = {trained_folder(job, *one) for one in wanted}
+    trained = {path.parent for path in job.folder.glob("candidates/*/trained-*/done.json")}
+    assert listed <= trained  # nothing for nobody
+    others = [json.loads((folder / "done.json").read_text())["result"] for folder in trained - listed]
+    assert len(others) <= 2 + 2 * 4  # the winner's other temperatures, and the grid's lower half where it is tried
+    assert len(listed) >= 20
+    chosen = {"a": {"width": 8, "depth": 1}, "b": {"width": 16, "depth": 1}}
+    pairs: list[tuple[dict, Training]] = []
+    train_controls(job, chosen, recipe, pairs.extend)
+    assert all((trained_folder(job, *one) / "done.json").exists() for one in pairs)
+    assert len(pairs) == len(chosen) * 2 * job.spec.distill.control_seeds
 
 
 @pytest.mark.parametrize("helpers_there", [1, 2, 3, 7])

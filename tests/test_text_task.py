@@ -249,7 +249,7 @@ def test_a_pool_without_text_is_told(tmp_path):
 
 def test_a_pool_that_is_no_unicode_is_told_of_the_pool(tmp_path):
     (tmp_path / "pool.jsonl").write_bytes(b'{"text": "\\ud800"}\n')
-    with pytest.raises(Mistakes, match=r"data.transfer .*Row 0 has half a character"):
+    with pytest.raises(Mistakes, match=r"data.transfer: .*Row 0 has half a character"):
         open_rows(tmp_path, make_rows(), transfer="pool.jsonl")
 
 
