@@ -74,8 +74,9 @@ def build_family(job: Job, train_ahead: Ahead) -> Outcome:
     """Recipe, search, finals, choice, guards, controls, records, report."""
     recipe = find_recipe(job, train_ahead)
     with open_benches(job) as benches:
-        searched = search(job, recipe.student, benches)
-        finalists = finish(job, pick_finalists(job, searched, recipe.student, benches), recipe.student)
+        searched = search(job, recipe.student, benches, train_ahead)
+        finalists = pick_finalists(job, searched, recipe.student, benches, train_ahead)
+        finalists = finish(job, finalists, recipe.student)
         finalists = could_win(job, finalists, recipe.student, benches)
         measured = measure_finalists(job, finalists, recipe.student, benches)
         teacher_latency = measure_teacher(job, benches)

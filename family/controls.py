@@ -38,13 +38,14 @@ def train_controls(
 ) -> None:
     """Train and export every distinct chosen student and its control on every fresh seed."""
     pairs = paired_trainings(job, recipe)
-    train_ahead([(params, training) for params in chosen.values() for pair in pairs for training in pair])
+    train_ahead([(params, training) for params in chosen.values() for pair in pairs for training in pair], ship=True)
     for done, (identity, params) in enumerate(chosen.items()):
         for pair, (student, control) in enumerate(pairs):
             seeds = job.spec.distill.control_seeds
             job.watch(Stage("training the chosen beside their controls", done * seeds + pair, len(chosen) * seeds))
             for training in (student, control):
                 train_candidate(job, params, training)
+                why_unfaithful(job, params, training)
         left_out = pairs_left_out(job, params, recipe)
         for seed, why in left_out.items():
             job.show(f"warning: seed {seed} of student {identity} is left out of its comparison; {why}")

@@ -99,14 +99,18 @@ def share_weights(job: Job, recipe: Training) -> Judge:
     )
 
 
+def to_calibrate(job: Job, judge: Judge) -> list[Params]:
+    """Students whose scores tell how far estimates are off; none where there are no estimates."""
+    return [] if judge.exact else [size(job.space) for size in SIZES.values()]
+
+
 def calibrate(job: Job, recipe: Training, judge: Judge) -> list[tuple[float, float]]:
     """(estimate, val score) of the smallest and the middle student, trained for it where they are not yet; nothing of
     an exact judge, and of one that diverged."""
     if judge.exact:
         return []
     job.watch(Stage("how far estimates are off, on a small and a middle student"))
-    params = [size(job.space) for size in SIZES.values()]
-    pairs = [(float(judge.score(p)), float(train_candidate(job, p, recipe)["val"])) for p in params]
+    pairs = [(float(judge.score(p)), float(train_candidate(job, p, recipe)["val"])) for p in to_calibrate(job, judge)]
     return [pair for pair in pairs if np.isfinite(pair).all()]
 
 

@@ -15,11 +15,12 @@ import pandas as pd
 from benchmark import Bench, Meter, measurement_to_dict
 from family import spaces
 from family.candidates import measure_untrained, over_limits
+from family.helpers import Ahead, train_nothing
 from family.host_lock import measure_alone
 from family.job import Job, cost_limits, limits_of
 from family.measurers import key_of
 from family.progress import Stage
-from family.race import MOST, Race, Runner, next_to_train
+from family.race import MOST, Race, Runner, first, next_to_train
 from family.run_folder import recall, remember
 from family.search import Searched
 from family.students import Unfaithful, export_trained, outputs_of, train_candidate, trained_folder
@@ -38,7 +39,11 @@ ROOM = 0.9  # and who stays this far below it hardly ever breaks it
 
 
 def pick_finalists(
-    job: Job, searched: Searched, recipe: Training, benches: Mapping[str, Meter]
+    job: Job,
+    searched: Searched,
+    recipe: Training,
+    benches: Mapping[str, Meter],
+    train_ahead: Ahead = train_nothing,
 ) -> dict[str, dict[str, Any]]:
     """`{id: params}` of what a budget could choose; where nothing comes close, what breaks its limits least. Where
     the search only estimated scores, those whom it still depends on are trained here."""
@@ -47,10 +52,12 @@ def pick_finalists(
     ranked = sorted(done.values(), key=lambda t: -t["val"] if higher else t["val"])
     finalists: dict[str, dict[str, Any]] = {}
     scores: dict[str, float] = {}
-    for budget in job.spec.budgets.values():
-        if budget.target not in benches:
-            continue
-        fitting = [t for t in ranked if excess(job, t["params"], budget, benches, near=True) <= 0]
+    measured = [budget for budget in job.spec.budgets.values() if budget.target in benches]
+    able_of = [[t for t in ranked if excess(job, t["params"], one, benches, near=True) <= 0] for one in measured]
+    if not searched.exact:
+        firsts = [begin_with(job, one, fitting, benches) for one, fitting in zip(measured, able_of, strict=True)]
+        train_ahead([(done[i]["params"], recipe) for i in dict.fromkeys(firsts) if i is not None])
+    for budget, fitting in zip(measured, able_of, strict=True):
         if searched.exact:
             able = contenders(job, fitting, budget, benches)
         else:
@@ -75,8 +82,8 @@ def race_for(
     `scores`: val scores, the higher the better, of whom this and other budgets trained; added to.
     """
     sign = 1 if job.task.score.higher_is_better else -1
-    sure = [t for t in fitting if excess(job, t["params"], budget, benches) <= 0] or fitting
-    runners = {t["id"]: Runner(t["id"], cheapness(job, t, budget, benches), sign * t["val"]) for t in sure}
+    sure = keep_sure(job, fitting, budget, benches)
+    runners = runners_of(job, sure, budget, benches)
     race = race_of(job, budget, [t["val"] for t in sure], sign)
 
     def run(identity: str) -> None:
@@ -96,6 +103,24 @@ def race_for(
     if roomy and not any(i in scores for i in roomy):
         run(roomy[0])
     return [t for t in sure if t["id"] in scores]
+
+
+def begin_with(job: Job, budget: Any, fitting: list[Trial], benches: Mapping[str, Meter]) -> str | None:
+    """Who runs first for a budget, whatever others score; None where that depends on it."""
+    if budget.score is not None or not fitting:
+        return None
+    sure = keep_sure(job, fitting, budget, benches)
+    race = race_of(job, budget, [t["val"] for t in sure], 1 if job.task.score.higher_is_better else -1)
+    return first(race, list(runners_of(job, sure, budget, benches).values())).id
+
+
+def keep_sure(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Meter]) -> list[Trial]:
+    return [t for t in fitting if excess(job, t["params"], budget, benches) <= 0] or fitting
+
+
+def runners_of(job: Job, sure: list[Trial], budget: Any, benches: Mapping[str, Meter]) -> dict[str, Runner]:
+    sign = 1 if job.task.score.higher_is_better else -1
+    return {t["id"]: Runner(t["id"], cheapness(job, t, budget, benches), sign * t["val"]) for t in sure}
 
 
 def race_of(job: Job, budget: Any, judged: list[float], sign: int) -> Race:

@@ -13,22 +13,27 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
 from family import spaces
 from family.errors import StudentFamilyError
 from family.job import Job, open_job
-from family.students import own_training, train_candidate, trained_folder
+from family.students import own_training, train_candidate, trained_folder, why_unfaithful
 from family.supernet import CannotRank
 from family.types import Training
 from family.workers import end_process, input_of, log_of, read_input, read_line, read_settings, start_process, tell
 
 Wanted = Sequence[tuple[Mapping[str, Any], Training]]
-Ahead = Callable[[Wanted], None]
+
+
+class Ahead(Protocol):
+    def __call__(self, wanted: Wanted, *, ship: bool = False) -> None:
+        """`ship`: they are exported, too."""
+
 
 WORTH_S = 12.0  # of trainings; a helper takes some seconds to open the job
 STEP_S = 2e-3  # of one core, beside its multiply-accumulates
@@ -36,7 +41,7 @@ MACS_PER_S = 1e10
 ROOM = 1.5  # of this process's own memory must be free for each helper
 
 
-def train_nothing(wanted: Wanted) -> None:
+def train_nothing(wanted: Wanted, *, ship: bool = False) -> None:
     """For callers that have no helpers."""
 
 
@@ -47,12 +52,13 @@ def open_helpers(job: Job) -> Iterator[Ahead]:
     none beside a graphics card."""
     processes: list[subprocess.Popen[bytes]] = []
 
-    def train_ahead(wanted: Wanted) -> None:
+    def train_ahead(wanted: Wanted, *, ship: bool = False) -> None:
         left = [(params, training) for params, training in wanted if not is_trained(job, params, training)]
         if not processes and foresee_seconds(job, left) >= WORTH_S:
             processes.extend(start_helper(job, i + 1) for i in range(count_helpers(job)))
         for i, process in enumerate(processes):
-            tell(process, {"wanted": [[dict(p), asdict(t)] for p, t in part_of(left, i, len(processes))]})
+            part = [[dict(params), asdict(training)] for params, training in part_of(left, i, len(processes))]
+            tell(process, {"wanted": part, "ship": ship})
 
     try:
         yield train_ahead
@@ -110,9 +116,13 @@ def help_out(settings: Mapping[str, Any]) -> None:
     spec, run, cache = read_input(settings)
     job = open_job(spec, run, cache, print)
     while True:
-        for params, training in lists.get()["wanted"]:
+        asked = lists.get()
+        for params, given in asked["wanted"]:
+            training = Training(**given)
             with contextlib.suppress(CannotRank):  # this process's caller meets it, too, and says so
-                train_candidate(job, params, Training(**training))
+                train_candidate(job, params, training)
+                if asked["ship"]:
+                    why_unfaithful(job, params, training)
 
 
 def listen(lists: queue.Queue[Mapping[str, Any]]) -> None:

@@ -38,7 +38,8 @@ from family.carry import carry_over, note_study
 from family.cluster import place_workers
 from family.crew import Crew, Measure, hand_over, left_by_process, left_by_silence, never_left, trials_to_run
 from family.deaths import Unmeasurable, try_measuring
-from family.engines import Judge, calibrate, open_judge
+from family.engines import Judge, calibrate, open_judge, to_calibrate
+from family.helpers import Ahead, train_nothing
 from family.job import Job
 from family.predicting import CostFilter, open_filter, recall_filter
 from family.run_folder import content_id, write_beside
@@ -72,11 +73,12 @@ class Searched:
     exact: bool = True  # vals are those of trained students, and no estimates
 
 
-def search(job: Job, recipe: Training, benches: Mapping[str, Meter]) -> Searched:
+def search(job: Job, recipe: Training, benches: Mapping[str, Meter], train_ahead: Ahead = train_nothing) -> Searched:
     """Run trials until `search.trials` are judged, or `search.minutes` are over. Resumes where it stopped."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     begin = time.monotonic()
     judge = open_judge(job, recipe)
+    train_ahead([(params, recipe) for params in to_calibrate(job, judge)])  # while candidates are measured
     prepared = time.monotonic() - begin
     mend_journal(job.folder / JOURNAL)
     costs = open_filter(job, benches)

@@ -75,9 +75,10 @@ def wait_for(happened, seconds: float = 120.0) -> None:
 
 def test_a_helper_trains_the_same_to_the_last_bit_and_ends_with_the_run(job, tmp_path, worth_it) -> None:
     with open_helpers(job) as train_ahead:
-        train_ahead(WANTED)
+        train_ahead(WANTED, ship=True)
         (helper,) = find_helpers()
         wait_for(lambda: all(weights_of(job)))  # this process trains none of them
+        wait_for(lambda: len(list(job.folder.glob("candidates/*/trained-*/faithful.json"))) == len(WANTED))
     assert not helper.is_running()
     alone = replace(job, folder=tmp_path / "alone")
     for params, training in WANTED:
@@ -137,7 +138,7 @@ def test_a_helper_ends_with_a_run_that_is_killed(job, tmp_path, cache) -> None:
 
 def test_what_a_recipe_hands_out_is_what_it_trains_and_all_but_what_follows_from_it(job) -> None:
     wanted: list[tuple[dict, Training]] = []
-    recipe = find_recipe(job, wanted.extend)
+    recipe = find_recipe(job, lambda more, *, ship=False: wanted.extend(more))
     assert recipe.student.inherits or recipe.starts["student"]
     listed = {trained_folder(job, *one) for one in wanted}
     trained = {path.parent for path in job.folder.glob("candidates/*/trained-*/done.json")}
@@ -147,7 +148,7 @@ def test_what_a_recipe_hands_out_is_what_it_trains_and_all_but_what_follows_from
     assert len(listed) >= 20
     chosen = {"a": {"width": 8, "depth": 1}, "b": {"width": 16, "depth": 1}}
     pairs: list[tuple[dict, Training]] = []
-    train_controls(job, chosen, recipe, pairs.extend)
+    train_controls(job, chosen, recipe, lambda more, *, ship: pairs.extend(more))
     assert all((trained_folder(job, *one) / "done.json").exists() for one in pairs)
     assert len(pairs) == len(chosen) * 2 * job.spec.distill.control_seeds
 
