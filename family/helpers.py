@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import psutil
 
 from family import spaces
+from family.candidates import candidate_id
 from family.errors import StudentFamilyError
 from family.job import Job, open_job
 from family.students import own_training, train_candidate, trained_folder, why_unfaithful
@@ -88,15 +89,18 @@ def is_trained(job: Job, params: Mapping[str, Any], training: Training) -> bool:
 
 def foresee_seconds(job: Job, wanted: Wanted) -> float:
     """About what training them takes on one core, with the shared weights that some begin from."""
+    macs_of: dict[str, int] = {}
+
+    def foresee(params: Mapping[str, Any], steps: int, training: Training) -> float:
+        name = candidate_id(job, params)
+        if name not in macs_of:  # a user's factory may take long to build one
+            module = spaces.build_student(job.space, params, job.task, training.seed)
+            macs_of[name] = spaces.cost_of(module, job.task.seen_by(params))
+        return steps * (STEP_S + 3 * training.batch * macs_of[name] / MACS_PER_S)  # forward, and backward twice that
+
     shared = {(t.loss, t.seed): (spaces.largest(job.space), t.inherits, t) for _, t in wanted if t.inherits}
     runs = [(params, own_training(job, params, t).steps, t) for params, t in wanted]
-    return sum(foresee_one(job, *run) for run in (*runs, *shared.values()))
-
-
-def foresee_one(job: Job, params: Mapping[str, Any], steps: int, training: Training) -> float:
-    module = spaces.build_student(job.space, params, job.task, training.seed)
-    macs = spaces.cost_of(module, job.task.seen_by(params))
-    return steps * (STEP_S + 3 * training.batch * macs / MACS_PER_S)  # forward, and backward twice that
+    return sum(foresee(*run) for run in (*runs, *shared.values()))
 
 
 def part_of(wanted: Wanted, helper: int, helpers: int) -> Wanted:
