@@ -3,8 +3,8 @@
 `python -P tests/perf/loadgen_ratio.py`, about ten minutes; needs `pip install 'student-family[perf]'`. Three students of
 the conv space on digits at 32 × 32, fp32 and int8, untrained, each with the reference that `Bench` pairs it with. Every
 round is a fresh process, in which our pairing and single-stream tests of the two take turns on the same two sessions;
-medians of turns, then of rounds. Differences carry a 95 % interval of the median over rounds. A round in which the
-reference runs slower than at rest, which our protocol flags as noisy and asks to repeat, is repeated; it is said how many.
+medians of turns, then of rounds, since bursts of other work double single turns. Differences carry a 95 % interval of the
+median over rounds.
 
 The load generator adds the cost of a query to both, which draws ratios towards 1. What an empty query takes there is
 measured in the same processes, and the ratio is told as it comes and with that subtracted.
@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmark import PRESETS, Bench, host
-from benchmark.bench import SLOWED
 from benchmark.models import hash_model
 from benchmark.worker import Worker, pair
 from family.candidates import untrained_graphs, write_feeds, write_references
@@ -39,8 +38,7 @@ budgets: {best: {target: cpu}}
 STUDENTS = [(16, 2), (32, 2), (64, 3)]  # width, depth
 ROUNDS = 12
 BOUNDS = 2, 9  # of 12 ordered rounds: the 3rd and the 10th hold the median in 96 % of cases
-REPEATED = 3  # times as many rounds at most, where the machine is busy
-TURNS = 16  # of a round
+TURNS = 10  # of a round
 SECONDS = 0.05  # of our pairing in a turn
 TEST_MS = 25  # of each of a turn's two single-stream tests
 AGREE = 0.03
@@ -55,7 +53,7 @@ def main() -> int:
     print(f"{date.today()}, {facts['cpu']}, {said}; {ROUNDS} rounds\n")
     print("| student | ms | reference, ms | ours | load generator | off, % | less an empty query | off, % |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    off, empty, repeated = [], [], 0
+    off, empty = [], []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "budgets.yaml").write_text(CASE)
         spec = read_spec(Path(folder) / "budgets.yaml")
@@ -66,16 +64,14 @@ def main() -> int:
                 for precision, student in untrained_graphs(job, {"width": width, "depth": depth}).items():
                     rung = find_rung(bench, student)
                     reference = next(path for path in references if hash_model(path) == rung["sha256"])
-                    rounds, noisy = ask_rounds(student, reference, feeds, rung["least_ms"])
+                    rounds = [ask_round(student, reference, feeds) for _ in range(ROUNDS)]
                     ours, told, less = (np.array(column) for column in zip(*map(find_ratios, rounds), strict=True))
                     ms = (f"{rung['ms'] * np.exp(np.median(ours)):.4f}", f"{rung['ms']:.4f}")
                     cells = [say(ours), say(told), say_off(told - ours), say(less), say_off(less - ours)]
                     print(f"| {' | '.join((f'{width} × {depth} {precision}', *ms, *cells))} |", flush=True)
                     off.append([abs(np.median(way - ours)) for way in (told, less)])
                     empty += [one["empty"] for one in rounds]
-                    repeated += noisy
-    print(f"\n{repeated} rounds were noisy and repeated")
-    print(f"an empty query takes the load generator {np.median(empty) / 1000:.2f} µs")
+    print(f"\nan empty query takes the load generator {np.median(empty) / 1000:.2f} µs")
     for name, share in zip(("as it comes", "less an empty query"), np.expm1(np.max(off, axis=0)), strict=True):
         print(f"largest disagreement {name}: {share:.1%}, {'within' if share <= AGREE else 'beyond'} {AGREE:.0%}")
     return 0
@@ -85,17 +81,6 @@ def find_rung(bench: Bench, student: Path) -> dict:
     """The reference that pairing takes: the nearest in cost."""
     about = bench.paired(student).value
     return min(bench.ladder(), key=lambda rung: abs(np.log(rung["ms"] / about)))
-
-
-def ask_rounds(student: Path, reference: Path, feeds: Path, least_ms: float) -> tuple[list[dict], int]:
-    """ROUNDS of them, the quiet ones where there are so many, and how many noisy ones were left out."""
-    quiet: list[dict] = []
-    noisy: list[dict] = []
-    while len(quiet) < ROUNDS and len(quiet) + len(noisy) < REPEATED * ROUNDS:
-        one = ask_round(student, reference, feeds)
-        (noisy if one["reference_ms"] > SLOWED * least_ms else quiet).append(one)
-    filled = sorted(noisy, key=lambda one: one["reference_ms"])[: ROUNDS - len(quiet)]
-    return quiet + filled, len(noisy) - len(filled)
 
 
 def ask_round(student: Path, reference: Path, feeds: Path) -> dict:
@@ -111,21 +96,18 @@ def find_ratios(one: dict) -> tuple[float, float, float]:
 
 
 def take_turns(student: Path, reference: Path, feeds: Path) -> dict:
-    """`ours`: ratios of blocks, and `reference_ms` by them; `student`, `reference`: medians in ns of single-stream tests;
-    `empty`: of one with nothing to do."""
+    """`ours`: ratios of blocks; `student`, `reference`: medians in ns of single-stream tests; `empty`: of one with
+    nothing to do."""
     with np.load(feeds) as arrays:
         worker = OneSession(1, 1, {name: arrays[name] for name in arrays.files})
     request = {"model": str(student), "references": [str(reference)], "reference_ms": [1.0], "seconds": SECONDS}
     runs = {"student": worker.open(str(student), beside=True), "reference": worker.open_reference(str(reference))}
     found: dict = {"ours": [], "student": [], "reference": []}
-    references = []
     for turn in range(TURNS):
-        blocks = pair(worker, request)["blocks_ns"]
-        found["ours"] += [own / other for own, other in blocks]
-        references += [other for _, other in blocks]
+        found["ours"] += [own / other for own, other in pair(worker, request)["blocks_ns"]]
         for name in ("student", "reference") if turn % 2 else ("reference", "student"):
             found[name].append(single_stream(runs[name]))
-    return {**found, "reference_ms": float(np.median(references)) / 1e6, "empty": single_stream(lambda: None)}
+    return {**found, "empty": single_stream(lambda: None)}
 
 
 class OneSession(Worker):
