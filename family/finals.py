@@ -106,7 +106,7 @@ def race_for(
 
 
 def begin_with(job: Job, budget: Any, fitting: list[Trial], benches: Mapping[str, Meter]) -> str | None:
-    """Who runs first for a budget, whatever others score; None where that depends on it."""
+    """Who runs first for a budget, unless others have settled it by then; None where that depends on scores."""
     if budget.score is not None or not fitting:
         return None
     sure = keep_sure(job, fitting, budget, benches)

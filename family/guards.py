@@ -269,10 +269,13 @@ def measure_together(
         place = measuring_place(job, params, precision, training, target)
         if recall(*place) is None:
             new[guarded_file(job, params, precision, training)] = place
-    if len(new) > 1:
-        with contextlib.suppress(ValueError, WorkerDied), measure_alone(job.show):
-            for place, figures in zip(new.values(), settle(job, list(new), target, bench), strict=True):
-                remember(*place, partial(dict, figures))
+    if len(new) < 2:
+        return
+    settled: list[dict[str, Any]] = []
+    with contextlib.suppress(ValueError, WorkerDied), measure_alone(job.show):
+        settled = settle(job, list(new), target, bench)
+    for place, figures in zip(new.values(), settled, strict=bool(settled)):
+        remember(*place, partial(dict, figures))
 
 
 def compare_costs(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -21,25 +21,40 @@ import psutil
 
 from family import spaces
 from family.candidates import candidate_id
-from family.errors import StudentFamilyError
+from family.errors import RunFailed, StudentFamilyError
+from family.host_lock import train_in_turn
 from family.job import Job, open_job
+from family.room import free_bytes, usable_cores
 from family.students import own_training, train_candidate, trained_folder, why_unfaithful
 from family.supernet import CannotRank
 from family.types import Training
-from family.workers import end_process, input_of, log_of, read_input, read_line, read_settings, start_process, tell
+from family.workers import (
+    end_process,
+    input_of,
+    log_of,
+    read_input,
+    read_line,
+    read_settings,
+    start_process,
+    take_input,
+    tell,
+)
+
+TRAINED, CHECKED = "done.json", "faithful.json"  # what is there of a training when it is done
 
 Wanted = Sequence[tuple[Mapping[str, Any], Training]]
 
 
 class Ahead(Protocol):
     def __call__(self, wanted: Wanted, *, ship: bool = False) -> None:
-        """`ship`: they are exported, too."""
+        """`ship`: they are exported and checked, too."""
 
 
 WORTH_S = 12.0  # of trainings; a helper takes some seconds to open the job
 STEP_S = 2e-3  # of one core, beside its multiply-accumulates
 MACS_PER_S = 1e10
 ROOM = 1.5  # of this process's own memory must be free for each helper
+MOST = 7  # helpers
 
 
 def train_nothing(wanted: Wanted, *, ship: bool = False) -> None:
@@ -52,11 +67,15 @@ def open_helpers(job: Job) -> Iterator[Ahead]:
     list that is worth it starts them: one for each further core (or as `search.workers` says) as far as memory allows;
     none beside a graphics card."""
     processes: list[subprocess.Popen[bytes]] = []
+    wanted_helpers = count_helpers(job)
 
     def train_ahead(wanted: Wanted, *, ship: bool = False) -> None:
-        left = [(params, training) for params, training in wanted if not is_trained(job, params, training)]
+        if not wanted_helpers:
+            return
+        places = {trained_folder(job, *one): one for one in wanted}  # each training once
+        left = [one for place, one in places.items() if not (place / (CHECKED if ship else TRAINED)).exists()]
         if not processes and foresee_seconds(job, left) >= WORTH_S:
-            processes.extend(start_helper(job, i + 1) for i in range(count_helpers(job)))
+            start_helpers(job, min(wanted_helpers, len(left) - 1), processes)
         for i, process in enumerate(processes):
             part = [[dict(params), asdict(training)] for params, training in part_of(left, i, len(processes))]
             tell(process, {"wanted": part, "ship": ship})
@@ -71,20 +90,29 @@ def open_helpers(job: Job) -> Iterator[Ahead]:
 
 
 def count_helpers(job: Job) -> int:
+    """Where a number of workers is given, as many may search beside them, and need room, too."""
     if job.device != "cpu":
         return 0
     asked = job.spec.search.workers
-    wanted = usable_cores() if asked == "auto" else int(asked)
-    own, free = psutil.Process().memory_info().rss, psutil.virtual_memory().available
-    return max(0, min(wanted - 1, int(free / (ROOM * own))))
+    wanted, others = (usable_cores(), 0) if asked == "auto" else (int(asked), int(asked) - 1)
+    room = int(free_bytes() / (ROOM * psutil.Process().memory_info().rss)) - others
+    return max(0, min(wanted - 1, room, MOST))
 
 
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def start_helpers(job: Job, count: int, processes: list[subprocess.Popen[bytes]]) -> None:
+    """They only save time: where a process cannot be started, the run goes on with those that were."""
+    try:
+        for number in range(1, count + 1):
+            processes.append(
+                start_process(job, "family.helpers", {**input_of(job), "known": known_by(job)}, f"helper {number}")
+            )
+    except OSError as problem:
+        job.show(f"note: {len(processes)} helpers instead of {count}: {problem.strerror}")
 
 
-def is_trained(job: Job, params: Mapping[str, Any], training: Training) -> bool:
-    return (trained_folder(job, params, training) / "done.json").exists()
+def known_by(job: Job) -> list[Any]:
+    """What a helper must find equal, or its trainings would be others."""
+    return [job.student_id, job.task.fingerprint, job.teacher.fingerprint, list(job.taught_by)]
 
 
 def foresee_seconds(job: Job, wanted: Wanted) -> float:
@@ -109,36 +137,52 @@ def part_of(wanted: Wanted, helper: int, helpers: int) -> Wanted:
     return wanted[::-1][helper::helpers]
 
 
-def start_helper(job: Job, number: int) -> subprocess.Popen[bytes]:
-    return start_process(job, "family.helpers", input_of(job), f"helper {number}")
+def help_out(settings: Mapping[str, Any], source: int) -> None:
+    """What a helper does: open the job, then train whatever list comes in, each item unless a newer list is there: what
+    the process that it helps asks for next, it has gone through all before. It never leaves by itself.
 
-
-def help_out(settings: Mapping[str, Any]) -> None:
-    """What a helper does: open the job, then train whatever list comes in; it never leaves by itself."""
+    Raises RunFailed where what it opened is not what that process has."""
     lists: queue.Queue[Mapping[str, Any]] = queue.Queue()
-    threading.Thread(target=listen, args=(lists,), daemon=True).start()
+    threading.Thread(target=listen, args=(lists, source), daemon=True).start()
     spec, run, cache = read_input(settings)
-    job = open_job(spec, run, cache, print)
+    with in_the_room():
+        job = open_job(spec, run, cache, print)
+    if known_by(job) != settings["known"]:
+        raise RunFailed(f"This helper found {known_by(job)} where the run has {settings['known']}; it cannot help.")
     while True:
         asked = lists.get()
         for params, given in asked["wanted"]:
+            if not lists.empty():
+                break
             training = Training(**given)
-            with contextlib.suppress(CannotRank):  # this process's caller meets it, too, and says so
+            with contextlib.suppress(CannotRank):  # the process that it helps meets it, too, and says so
                 train_candidate(job, params, training)
                 if asked["ship"]:
-                    why_unfaithful(job, params, training)
+                    with in_the_room():
+                        why_unfaithful(job, params, training)
 
 
-def listen(lists: queue.Queue[Mapping[str, Any]]) -> None:
+@contextlib.contextmanager
+def in_the_room() -> Iterator[None]:
+    """Not while finalists are measured on this host, and they are not measured while this lasts."""
+    with train_in_turn() as wait:
+        wait()
+        yield
+
+
+def listen(lists: queue.Queue[Mapping[str, Any]], source: int) -> None:
     """Pass on what comes in; end this process, whatever it does, when the one that started it is gone."""
-    while (line := read_line()) is not None:
-        lists.put(line)
-    os._exit(1)
+    try:
+        while (line := read_line(source)) is not None:
+            lists.put(line)
+    finally:
+        os._exit(1)
 
 
 if __name__ == "__main__":
-    told = read_settings()
+    given = take_input()
+    told = read_settings(given)
     try:
-        help_out(told)
+        help_out(told, given)
     except StudentFamilyError as problem:
         sys.exit(str(problem))

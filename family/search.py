@@ -78,7 +78,6 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Meter], train_ahead
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     begin = time.monotonic()
     judge = open_judge(job, recipe)
-    train_ahead([(params, recipe) for params in to_calibrate(job, judge)])  # while candidates are measured
     prepared = time.monotonic() - begin
     mend_journal(job.folder / JOURNAL)
     costs = open_filter(job, benches)
@@ -99,6 +98,7 @@ def search(job: Job, recipe: Training, benches: Mapping[str, Meter], train_ahead
     run_turns(study, job, judge, last)
     study.set_user_attr("over", True)
     keep_costs(study, job, list(benches))
+    train_ahead([(params, recipe) for params in to_calibrate(job, judge)])  # not sooner: candidates were timed
     return summarise(study, judge, costs, calibrate(job, recipe, judge))
 
 

@@ -381,8 +381,8 @@ class SearchSpec(Part):
     """What judges a candidate: weights that all students share, a short run, a full training; auto: the first that can
     be trusted."""
     workers: Count | Auto = "auto"
-    """Processes that search; auto is one, and only then the same seed asks for the same candidates. As many train the
-    learning rates' short runs and the controls, which are the same for any number; there auto is one for each core."""
+    """Processes that search; auto is one, and only then the same seed asks for the same candidates. As many train
+    what the recipe compares and the controls, which are the same for any number; there auto is one for each core."""
     storage: str | None = None
     """postgresql://user@host/database or grpc://host:port, for workers on several hosts; default: a journal in the run
     folder."""

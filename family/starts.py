@@ -13,7 +13,7 @@ from family import spaces
 from family.job import Job
 from family.progress import Stage
 from family.students import train_candidate
-from family.supernet import CannotRank
+from family.supernet import CannotRank, check_nesting
 from family.tune import goodness
 from family.types import Training
 
@@ -50,6 +50,10 @@ def inherit(scratch: Training) -> Training:
 def starts_to_try(job: Job, scratch: Training) -> list[tuple[Params, Training]]:
     """Every (params, training) that `choose_start` compares."""
     if job.spec.search.engine not in SHARING:
+        return []
+    try:
+        check_nesting(job, ())
+    except CannotRank:
         return []
     ways = (inherit(scratch).unscaled, scratch.unscaled)
     return [(size(job.space), way) for way in ways for size in SIZES.values()]

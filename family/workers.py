@@ -99,7 +99,7 @@ def start_process(job: Job, module: str, settings: Mapping[str, Any], name: str)
             stdin=subprocess.PIPE,  # its end tells the process that this one is gone
             stdout=log,
             stderr=log,
-            env={**os.environ, NAME: name},
+            env={**os.environ, NAME: name, "PYTHONUNBUFFERED": "1"},  # its log has all that it said
             start_new_session=True,
         )
     tell(process, {**settings, "run": str(job.folder)})
@@ -125,27 +125,36 @@ def log_of(job: Job, name: str) -> Path:
     return job.folder / f"{name.replace(' ', '-')}.log"
 
 
-def leave_with_caller() -> None:
+def take_input() -> int:
+    """This process's input as a descriptor of its own, which what a user's function starts neither has nor can read."""
+    own = os.dup(0)  # closed where another program is started
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return own
+
+
+def leave_with_caller(source: int) -> None:
     """End this process, whatever it does, when the one that started it is gone."""
-    while os.read(0, 4096):  # not through sys.stdin, whose lock would be missed when this process ends by itself
+    while os.read(source, 4096):
         continue
     os._exit(1)
 
 
-def read_line() -> dict[str, Any] | None:
-    """The next line of this process's input; None at its end."""
+def read_line(source: int) -> dict[str, Any] | None:
+    """The next line of an input; None at its end."""
     line = b""
-    while not line.endswith(b"\n"):  # not through sys.stdin, whose buffer would keep what `leave_with_caller` waits for
-        part = os.read(0, 1)
+    while not line.endswith(b"\n"):
+        part = os.read(source, 1)
         if not part:
             return None
         line += part
     return dict(json.loads(line))
 
 
-def read_settings() -> dict[str, Any]:
-    """The first line of this process's input."""
-    settings = read_line()
+def read_settings(source: int) -> dict[str, Any]:
+    """The first line of an input."""
+    settings = read_line(source)
     if settings is None:
         sys.exit("no settings were given")
     return settings
@@ -193,8 +202,9 @@ def join(
 
 
 if __name__ == "__main__":
-    told = read_settings()
-    threading.Thread(target=leave_with_caller, daemon=True).start()
+    given = take_input()
+    told = read_settings(given)
+    threading.Thread(target=leave_with_caller, args=(given,), daemon=True).start()
     try:
         work(told)
     except StudentFamilyError as problem:  # its last words are shown by who started it

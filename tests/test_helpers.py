@@ -13,12 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from family import helpers
+from family import helpers, room
 from family.controls import train_controls
 from family.helpers import count_helpers, foresee_seconds, open_helpers, part_of
 from family.job import Job, open_job
 from family.recipe import find_recipe
+from family.room import free_bytes, usable_cores
 from family.spec import read_spec
+from family.starts import starts_to_try
 from family.students import train_candidate, trained_folder
 from family.types import Training
 
@@ -105,9 +107,11 @@ KILLED = """
 import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
-from family import helpers
+from family import helpers, room
 from family.job import open_job
+from family.room import free_bytes, usable_cores
 from family.spec import read_spec
+from family.starts import starts_to_try
 from tests.test_helpers import WANTED, find_helpers
 helpers.WORTH_S, helpers.count_helpers = 0.0, lambda job: 1
 folder = Path(sys.argv[1])
@@ -181,6 +185,69 @@ def test_there_are_as_many_as_cores_or_as_asked_for_as_far_as_memory_allows(job,
     assert count_helpers(with_workers(1)) == 0
     assert count_helpers(with_workers(2)) == 1
     assert count_helpers(replace(with_workers(2), device="cuda")) == 0
+    monkeypatch.setattr(helpers, "usable_cores", lambda: 64)
+    assert count_helpers(with_workers("auto")) == helpers.MOST
     own = psutil.Process().memory_info().rss
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 3.5 * own}))
+    monkeypatch.setattr(helpers, "free_bytes", lambda: 3.5 * own)
     assert count_helpers(with_workers("auto")) == 2
+    assert count_helpers(with_workers(2)) == 1  # and a worker beside
+    assert count_helpers(with_workers(3)) == 0
+
+
+def test_a_containers_limits_count(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(room, "GROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(32)), raising=False)
+    assert usable_cores() == 32
+    free = free_bytes()
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    assert usable_cores() == 32
+    assert free_bytes() > free / 2
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert usable_cores() == 2
+    assert free_bytes() == 100
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert usable_cores() == 1
+
+
+def test_a_helper_that_finds_other_data_leaves_and_the_run_goes_on(job, monkeypatch, worth_it) -> None:
+    monkeypatch.setattr(helpers, "known_by", lambda job: ["another"])
+    said: list[str] = []
+    job = replace(job, show=said.append)
+    with open_helpers(job) as train_ahead:
+        train_ahead(WANTED)
+        (helper,) = find_helpers()
+        wait_for(lambda: helper.status() == psutil.STATUS_ZOMBIE)
+        train_candidate(job, *WANTED[0])
+    assert said == [f"note: helper 1 ended early; see {job.folder / 'helper-1.log'}"]
+    assert "where the run has ['another']; it cannot help" in (job.folder / "helper-1.log").read_text()
+
+
+def test_where_no_process_can_be_started_the_run_says_so_and_goes_on(job, monkeypatch, worth_it) -> None:
+    def refuse(*_) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(helpers, "start_process", refuse)
+    said: list[str] = []
+    with open_helpers(replace(job, show=said.append)) as train_ahead:
+        train_ahead(WANTED)
+    assert said == ["note: 0 helpers instead of 1: Resource temporarily unavailable"]
+
+
+def test_what_a_users_function_starts_cannot_read_what_a_helper_is_told() -> None:
+    code = (
+        "import os, subprocess, sys; from family.workers import read_line, take_input; source = take_input(); "
+        "subprocess.run(['cat'], check=True); print(read_line(source), read_line(source))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input='{"a": 1}\n', capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "{'a': 1} None"
+
+
+def test_starts_are_handed_out_only_where_weights_can_be_shared(job) -> None:
+    assert starts_to_try(job, WANTED[0][1])
+    apart = replace(job, space=replace(job.space, nests=False))
+    assert starts_to_try(apart, WANTED[0][1]) == []
