@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import re
 import shutil
@@ -74,12 +73,12 @@ def examine() -> dict[str, Any]:
 
 def examine_machine() -> dict[str, Any]:
     from benchmark import host
+    from family.room import usable_cores
 
     facts = host()
     keys = ("cpu", "machine", "cores", "physical_cores", "memory_gib", "governor", "os")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    return {key: facts[key] for key in keys} | {"usable_cores": usable, "free_disk_gib": round(free, 1)}
+    return {key: facts[key] for key in keys} | {"usable_cores": usable_cores(), "free_disk_gib": round(free, 1)}
 
 
 def find_gpus() -> dict[str, Any]:

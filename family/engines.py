@@ -107,10 +107,11 @@ def to_calibrate(job: Job, judge: Judge) -> list[Params]:
 def calibrate(job: Job, recipe: Training, judge: Judge) -> list[tuple[float, float]]:
     """(estimate, val score) of the smallest and the middle student, trained for it where they are not yet; nothing of
     an exact judge, and of one that diverged."""
-    if judge.exact:
+    students = to_calibrate(job, judge)
+    if not students:
         return []
     job.watch(Stage("how far estimates are off, on a small and a middle student"))
-    pairs = [(float(judge.score(p)), float(train_candidate(job, p, recipe)["val"])) for p in to_calibrate(job, judge)]
+    pairs = [(float(judge.score(p)), float(train_candidate(job, p, recipe)["val"])) for p in students]
     return [pair for pair in pairs if np.isfinite(pair).all()]
 
 

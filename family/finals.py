@@ -48,8 +48,7 @@ def pick_finalists(
     """`{id: params}` of what a budget could choose; where nothing comes close, what breaks its limits least. Where
     the search only estimated scores, those whom it still depends on are trained here."""
     done = {t["id"]: t for t in searched.trials if t["state"] == "complete"}
-    higher = job.task.score.higher_is_better
-    ranked = sorted(done.values(), key=lambda t: -t["val"] if higher else t["val"])
+    ranked = sorted(done.values(), key=lambda t: -sign_of(job) * t["val"])
     finalists: dict[str, dict[str, Any]] = {}
     scores: dict[str, float] = {}
     measured = [budget for budget in job.spec.budgets.values() if budget.target in benches]
@@ -81,10 +80,8 @@ def race_for(
 
     `scores`: val scores, the higher the better, of whom this and other budgets trained; added to.
     """
-    sign = 1 if job.task.score.higher_is_better else -1
-    sure = keep_sure(job, fitting, budget, benches)
-    runners = runners_of(job, sure, budget, benches)
-    race = race_of(job, budget, [t["val"] for t in sure], sign)
+    sign = sign_of(job)
+    race, runners = open_race(job, budget, fitting, benches)
 
     def run(identity: str) -> None:
         job.watch(Stage(f"training finalists, {len(scores)} so far"))
@@ -99,37 +96,39 @@ def race_for(
         if runner is None or sum(i in scores for i in runners) >= MOST:  # those that diverged count, too
             break
         run(runner.id)
-    roomy = [t["id"] for t in sure if excess(job, t["params"], budget, benches) <= ROOM - 1]
+    roomy = [i for i in runners if excess(job, done[i]["params"], budget, benches) <= ROOM - 1]
     if roomy and not any(i in scores for i in roomy):
         run(roomy[0])
-    return [t for t in sure if t["id"] in scores]
+    return [done[i] for i in runners if i in scores]
 
 
 def begin_with(job: Job, budget: Any, fitting: list[Trial], benches: Mapping[str, Meter]) -> str | None:
     """Who runs first for a budget, unless others have settled it by then; None where that depends on scores."""
     if budget.score is not None or not fitting:
         return None
-    sure = keep_sure(job, fitting, budget, benches)
-    race = race_of(job, budget, [t["val"] for t in sure], 1 if job.task.score.higher_is_better else -1)
-    return first(race, list(runners_of(job, sure, budget, benches).values())).id
+    race, runners = open_race(job, budget, fitting, benches)
+    return first(race, list(runners.values())).id
 
 
-def keep_sure(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Meter]) -> list[Trial]:
-    return [t for t in fitting if excess(job, t["params"], budget, benches) <= 0] or fitting
+def sign_of(job: Job) -> int:
+    """What scores are multiplied by, so that the higher is the better."""
+    return 1 if job.task.score.higher_is_better else -1
 
 
-def runners_of(job: Job, sure: list[Trial], budget: Any, benches: Mapping[str, Meter]) -> dict[str, Runner]:
-    sign = 1 if job.task.score.higher_is_better else -1
-    return {t["id"]: Runner(t["id"], cheapness(job, t, budget, benches), sign * t["val"]) for t in sure}
+def open_race(
+    job: Job, budget: Any, fitting: list[Trial], benches: Mapping[str, Meter]
+) -> tuple[Race, dict[str, Runner]]:
+    """For a budget, and by id those that keep its limits, or all of `fitting` where none surely does, in its order.
 
-
-def race_of(job: Job, budget: Any, judged: list[float], sign: int) -> Race:
-    """Paired, a difference shows at about half of what two standard errors of one score are; so large is also the
+    Paired, a difference shows at about half of what two standard errors of one score are; so large is also the
     first guess of the judge's error. A limit on the score is reached by the bad end of an interval."""
-    best = max(judged, key=lambda value: sign * value, default=0.0)
+    sign = sign_of(job)
+    sure = [t for t in fitting if excess(job, t["params"], budget, benches) <= 0] or fitting
+    best = max((t["val"] for t in sure), key=lambda value: sign * value, default=0.0)
     noise = noise_of(job, best)
     scale = 1.0 if is_share(job, best) else max(abs(best), 1e-9)
-    return Race(noise / 2, noise / 2, None if budget.score is None else sign * budget.score + noise, scale)
+    race = Race(noise / 2, noise / 2, None if budget.score is None else sign * budget.score + noise, scale)
+    return race, {t["id"]: Runner(t["id"], cheapness(job, t, budget, benches), sign * t["val"]) for t in sure}
 
 
 def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str, Meter]) -> list[Trial]:
@@ -139,7 +138,7 @@ def contenders(job: Job, fitting: list[Trial], budget: Any, benches: Mapping[str
     if not fitting:
         return []
     cheap = sorted(fitting, key=lambda t: cheapness(job, t, budget, benches))
-    sign = 1 if job.task.score.higher_is_better else -1
+    sign = sign_of(job)
     if budget.score is not None:
         sure = [t for t in cheap if sign * (t["val"] - budget.score) >= noise_of(job, t["val"])]
         bare = [t for t in cheap if sign * (t["val"] - budget.score) >= 0]

@@ -271,10 +271,12 @@ def measure_together(
             new[guarded_file(job, params, precision, training)] = place
     if len(new) < 2:
         return
-    settled: list[dict[str, Any]] = []
-    with contextlib.suppress(ValueError, WorkerDied), measure_alone(job.show):
-        settled = settle(job, list(new), target, bench)
-    for place, figures in zip(new.values(), settled, strict=bool(settled)):
+    try:
+        with measure_alone(job.show):
+            settled = settle(job, list(new), target, bench)
+    except (ValueError, WorkerDied):
+        return
+    for place, figures in zip(new.values(), settled, strict=True):
         remember(*place, partial(dict, figures))
 
 

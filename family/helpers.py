@@ -25,7 +25,7 @@ from family.errors import RunFailed, StudentFamilyError
 from family.host_lock import train_in_turn
 from family.job import Job, open_job
 from family.room import free_bytes, usable_cores
-from family.students import own_training, train_candidate, trained_folder, why_unfaithful
+from family.students import cost_of, own_training, train_candidate, trained_folder, why_unfaithful
 from family.supernet import CannotRank
 from family.types import Training
 from family.workers import (
@@ -122,8 +122,7 @@ def foresee_seconds(job: Job, wanted: Wanted) -> float:
     def foresee(params: Mapping[str, Any], steps: int, training: Training) -> float:
         name = candidate_id(job, params)
         if name not in macs_of:  # a user's factory may take long to build one
-            module = spaces.build_student(job.space, params, job.task, training.seed)
-            macs_of[name] = spaces.cost_of(module, job.task.seen_by(params))
+            macs_of[name] = cost_of(job, params, training.seed)
         return steps * (STEP_S + 3 * training.batch * macs_of[name] / MACS_PER_S)  # forward, and backward twice that
 
     shared = {(t.loss, t.seed): (spaces.largest(job.space), t.inherits, t) for _, t in wanted if t.inherits}

@@ -11,10 +11,9 @@ import numpy as np
 
 from benchmark import PRESETS, WorkerDied, describe_core, host, run_on_core, unavailable
 from export import Runner
-from family import spaces
 from family.job import Job
 from family.run_folder import remember
-from family.students import export_trained, trained_folder
+from family.students import cost_of, export_trained, trained_folder
 from family.types import Training
 
 KERNELS = {
@@ -54,8 +53,7 @@ def kernels_of(job: Job, params: Mapping[str, Any], precision: str, training: Tr
 
 def count_rows(job: Job, params: Mapping[str, Any]) -> int:
     """As many rows of test as MACS allows, within FEWEST and ROWS."""
-    student = spaces.build_student(job.space, params, job.task, job.spec.seed)
-    cost = spaces.cost_of(student, job.task.seen_by(params))
+    cost = cost_of(job, params, job.spec.seed)
     return min(job.task.rows("test"), max(FEWEST, min(ROWS, int(MACS / max(cost, 1)))))
 
 

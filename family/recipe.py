@@ -15,7 +15,7 @@ from family.losses import check_loss, loss_of, losses_for
 from family.progress import Stage
 from family.run_folder import remember
 from family.starts import SHARING, choose_start, starts_to_try
-from family.students import load_trained, train_candidate
+from family.students import cost_of, load_trained, train_candidate
 from family.types import Training
 
 OF_TOKENS = {"draws", "soft_targets", "on_policy", "label_weight"}  # settings that a recipe did not know at first
@@ -166,11 +166,6 @@ def lengths_to_try(job: Job, base: Training) -> list[tuple[Mapping[str, Any], Tr
 def lengths_of(job: Job, base: Training, size: str) -> list[int]:
     cost, middle = (cost_of(job, pick(job.space), base.seed) for pick in (SIZES[size], spaces.middle))
     return tune.lengths_to_try(base.steps, LENGTHS[size], cost, middle)
-
-
-def cost_of(job: Job, params: Mapping[str, Any], seed: int) -> int:
-    """Multiply-accumulates a row."""
-    return spaces.cost_of(spaces.build_student(job.space, params, job.task, seed), job.task.seen_by(params))
 
 
 def first_loss(job: Job) -> str:

@@ -32,8 +32,13 @@ def own_training(job: Job, params: Mapping[str, Any], training: Training) -> Tra
     """The training with the steps of this student."""
     if not training.stretch:
         return training
-    module = spaces.build_student(job.space, params, job.task, training.seed)
-    return scale(training, spaces.cost_of(module, job.task.seen_by(params)))
+    return scale(training, cost_of(job, params, training.seed))
+
+
+def cost_of(job: Job, params: Mapping[str, Any], seed: int) -> int:
+    """Multiply-accumulates a row."""
+    module = spaces.build_student(job.space, params, job.task, seed)
+    return spaces.cost_of(module, job.task.seen_by(params))
 
 
 def scale(training: Training, cost: int) -> Training:

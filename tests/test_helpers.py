@@ -63,6 +63,10 @@ def find_helpers() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "family.helpers" in child.cmdline()]
 
 
+def has_ended(helper: psutil.Process) -> bool:
+    return not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE
+
+
 def weights_of(job: Job) -> list[str]:
     files = [trained_folder(job, *one) / "student.safetensors" for one in WANTED]
     return [hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "" for file in files]
@@ -95,7 +99,7 @@ def test_without_a_killed_helper_the_run_trains_all_itself_and_says_so(job, wort
         train_ahead(WANTED)
         (helper,) = find_helpers()
         os.kill(helper.pid, signal.SIGKILL)
-        wait_for(lambda: helper.status() == psutil.STATUS_ZOMBIE)
+        wait_for(lambda: has_ended(helper))
         train_ahead(WANTED)  # nobody listens
         done = [train_candidate(job, params, training) for params, training in WANTED]
     assert all(weights_of(job))
@@ -137,7 +141,8 @@ def test_a_helper_ends_with_a_run_that_is_killed(job, tmp_path, cache) -> None:
         helper = psutil.Process(int(run.stdout.readline()))
         wait_for(lambda: list(job.folder.glob("candidates/*/trained-*/checkpoint*")))  # it is at work
         run.kill()
-        wait_for(lambda: not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE, 20)
+        wait_for(lambda: has_ended(helper), 20)
+    assert has_ended(helper)
 
 
 def test_what_a_recipe_hands_out_is_what_it_trains_and_all_but_what_follows_from_it(job) -> None:
@@ -219,7 +224,7 @@ def test_a_helper_that_finds_other_data_leaves_and_the_run_goes_on(job, monkeypa
     with open_helpers(job) as train_ahead:
         train_ahead(WANTED)
         (helper,) = find_helpers()
-        wait_for(lambda: helper.status() == psutil.STATUS_ZOMBIE)
+        wait_for(lambda: has_ended(helper))
         train_candidate(job, *WANTED[0])
     assert said == [f"note: helper 1 ended early; see {job.folder / 'helper-1.log'}"]
     assert "where the run has ['another']; it cannot help" in (job.folder / "helper-1.log").read_text()
